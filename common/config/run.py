@@ -1,0 +1,121 @@
+"""A whole run: data, teachers, student, baselines, evaluation."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import Section
+from common.config.data import DataConfig
+from common.config.student import StudentConfig
+from common.config.teacher import Aggregation, LabellingConfig, TeacherConfig
+from common.config.training import TrainingConfig
+from common.fingerprint import digest
+
+
+class MajorityBaseline(Section):
+    """Always the label that is most frequent in the training part."""
+
+    kind: Literal["majority"]
+
+
+class TfidfBaseline(Section):
+    """TF-IDF (word 1-2-grams) and logistic regression, on gold or on the teacher's labels."""
+
+    kind: Literal["tfidf"]
+    labels: Literal["teacher", "gold"] = "teacher"
+
+
+class TrainedBaseline(Section):
+    """Another student with a training of its own: the label-only twin, a LoRA baseline."""
+
+    kind: Literal["student"]
+    title: str | None = None
+    student: StudentConfig
+    training: TrainingConfig = TrainingConfig()
+
+
+BaselineConfig = Annotated[
+    MajorityBaseline | TfidfBaseline | TrainedBaseline, Field(discriminator="kind")
+]
+
+
+class EvaluationConfig(Section):
+    """How systems are judged. `rationale_rows`: how many test texts each student explains."""
+
+    bootstrap: int = Field(default=2000, ge=100)
+    confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
+    batch_size: int = Field(default=32, gt=0)
+    rationale_rows: int = Field(default=40, ge=0)
+
+
+class RunConfig(Section):
+    """
+    Everything one run needs. The resolved config, not the file, is stored and hashed.
+
+    `student` (with `training`) is the system under test; `baselines` are judged beside it under
+    the names they are given here.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    task: str
+    seed: int = 13
+    description: str = ""
+    data: DataConfig
+    teacher: TeacherConfig | None = None
+    teachers: list[TeacherConfig] = Field(default_factory=list)
+    aggregation: Aggregation = Aggregation()
+    labelling: LabellingConfig = LabellingConfig()
+    student: StudentConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    baselines: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], BaselineConfig
+    ] = Field(default_factory=dict)
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.teacher and self.teachers:
+            raise ValueError("give `teacher` or `teachers`, not both")
+        if len(self.teachers) > 1 and self.aggregation.kind == "single":
+            raise ValueError(
+                "several teachers need an aggregation: vote, weighted, dawid_skene or cascade"
+            )
+        if {"student", "teacher"} & self.baselines.keys():
+            raise ValueError("baselines: the names 'student' and 'teacher' are taken")
+        if not self.all_teachers and self.needs_teacher:
+            raise ValueError("labels: teacher is asked for, but the config names no teacher")
+        return self
+
+    @property
+    def all_teachers(self) -> list[TeacherConfig]:
+        """The teachers in order, however they were given."""
+        return [self.teacher] if self.teacher else list(self.teachers)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything here is trained on a teacher's labels."""
+        trained = [self.training] if self.student else []
+        labels = [t.labels for t in trained]
+        for baseline in self.baselines.values():
+            if isinstance(baseline, TrainedBaseline):
+                labels.append(baseline.training.labels)
+            elif isinstance(baseline, TfidfBaseline):
+                labels.append(baseline.labels)
+        return "teacher" in labels
+
+    @property
+    def trained_systems(self) -> dict[str, tuple[StudentConfig, TrainingConfig]]:
+        """Every system that is trained, by name, with its own seed filled in."""
+        systems = {"student": (self.student, self.training)} if self.student else {}
+        for name, baseline in self.baselines.items():
+            if isinstance(baseline, TrainedBaseline):
+                systems[name] = (baseline.student, baseline.training)
+        return {
+            name: (student, training.model_copy(update={"seed": training.seed or self.seed}))
+            for name, (student, training) in systems.items()
+        }
+
+    @property
+    def run_id(self) -> str:
+        """The name and ten digits of the digest of the whole resolved config."""
+        return f"{self.name}-{digest(self)[:10]}"

@@ -1,0 +1,62 @@
+"""Which model is trained: architecture x weights x optional LoRA x optional quantisation."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import Section
+
+TINY = "tiny-random"
+
+
+class TinyShape(Section):
+    """Shape of a `tiny-random` student: random weights, no download; never evidence of quality."""
+
+    family: Literal["t5", "gpt2", "llama", "bert"] = "t5"
+    hidden: int = Field(default=64, gt=0)
+    layers: int = Field(default=2, gt=0)
+    heads: int = Field(default=4, gt=0)
+    feed_forward: int = Field(default=128, gt=0)
+    vocabulary: int = Field(default=2000, gt=0)
+
+
+class LoraSection(Section):
+    """Low-rank adapters (Hu et al. 2022). Defaults: QLoRA-style, all linear layers."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class StudentConfig(Section):
+    """
+    A student or a trained baseline.
+
+    `model`: a hub name, a local folder, or `tiny-random` with its shape under `tiny`. A folder
+    that holds an encoder alone becomes, as `seq2seq`, an encoder-decoder warm-started on both
+    sides (Rothe et al. 2020). `task_signal` (seq2seq): `prefix` puts the task word before the
+    text as in Hsieh et al. 2023; `decoder` encodes the text once and starts each decoding
+    with a task token. `prompt` names one of the task's student prompts.
+    """
+
+    architecture: Literal["seq2seq", "causal", "classifier"]
+    model: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    tiny: TinyShape | None = None
+    lora: LoraSection | None = None
+    quantization: Literal["nf4"] | None = None
+    task_signal: Literal["prefix", "decoder"] = "prefix"
+    prompt: str = "default"
+    max_input_tokens: int = Field(default=256, gt=0)
+    max_rationale_tokens: int = Field(default=96, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.model == TINY) != (self.tiny is not None):
+            raise ValueError(f"`tiny` gives the shape of model: {TINY}; set both or neither")
+        if self.quantization and not self.lora:
+            raise ValueError("quantized weights cannot be trained: add a `lora:` section")
+        return self

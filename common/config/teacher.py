@@ -1,0 +1,121 @@
+"""Who is asked for labels and rationales, at what pace, and for how much money."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.base import Section
+
+RationaleOrder = Literal["before_label", "after_label", "none"]
+
+
+class Pace(Section):
+    """Limits shared by all workers through Redis. None: no limit of that kind."""
+
+    max_concurrency: int = Field(default=64, gt=0)
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    input_tokens_per_minute: int | None = Field(default=None, gt=0)
+    output_tokens_per_minute: int | None = Field(default=None, gt=0)
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    max_attempts: int = Field(default=6, gt=0)
+
+
+class TeacherBase(Section):
+    """
+    What every teacher shares.
+
+    `prompt` names configs/prompts/NAME.yaml; None takes the task's. `samples` asks each text
+    several times (self-consistency; the sample index is part of the cache key).
+    """
+
+    name: str | None = None
+    prompt: str | None = None
+    rationale: RationaleOrder = "after_label"
+    samples: int = Field(default=1, gt=0)
+    max_output_tokens: int = Field(default=256, gt=0)
+    pace: Pace = Pace()
+
+
+class RecordedTeacher(TeacherBase):
+    """
+    Answers from a file (JSONL or Parquet): demos, tests and re-runs without a key.
+
+    Rows are joined by `id_column` (None: the first of id, example_id, fpb_id that exists).
+    `only` keeps rows whose columns have these values, where a file holds several teachers.
+    `raw_column` names a column with unparsed replies instead of label and rationale.
+    """
+
+    kind: Literal["recorded"]
+    answers: Path
+    id_column: str | None = None
+    raw_column: str | None = None
+    only: dict[str, str | int] = Field(default_factory=dict)
+
+
+class ClaudeTeacher(TeacherBase):
+    """Claude through the Anthropic API: `live` Messages or half-price Message `batch`es."""
+
+    kind: Literal["claude"]
+    model: str
+    mode: Literal["live", "batch"] = "live"
+    thinking: bool = False
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+
+
+class VllmTeacher(TeacherBase):
+    """
+    A model behind any OpenAI-compatible server (`vllm serve`), or vLLM in this process.
+
+    The server's address is environment only (VLLM_BASE_URL). `engine: offline` needs the vllm
+    package in the worker's own environment.
+    """
+
+    kind: Literal["vllm"]
+    model: str
+    engine: Literal["server", "offline"] = "server"
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    logprobs: bool = True
+
+
+TeacherConfig = Annotated[
+    RecordedTeacher | ClaudeTeacher | VllmTeacher, Field(discriminator="kind")
+]
+
+
+class GoldProbe(Section):
+    """Before money is spent: `rows` gold texts of the training part must be answered this well."""
+
+    rows: int = Field(default=64, ge=0)
+    min_accuracy: float = Field(default=0.7, ge=0, le=1)
+
+
+class LabellingConfig(Section):
+    """
+    How a labelling job runs.
+
+    `max_usd` is the budget of the job over all its teachers; None: no limit. The first
+    `smoke_rows` are asked and judged before the rest is paid for.
+    """
+
+    chunk_rows: int = Field(default=256, gt=0)
+    max_usd: float | None = Field(default=None, gt=0)
+    smoke_rows: int = Field(default=16, ge=0)
+    min_parse_rate: float = Field(default=0.8, ge=0, le=1)
+    probe: GoldProbe = GoldProbe()
+    repair: bool = True
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
+    max_rationale_words: int = Field(default=120, gt=0)
+
+
+class Aggregation(Section):
+    """
+    How several answers to one text become one.
+
+    `cascade` asks the teachers in order and goes on only where the answer so far is unsure
+    (highest label probability or stated confidence below `sure_above`).
+    """
+
+    kind: Literal["single", "vote", "weighted", "dawid_skene", "cascade"] = "single"
+    sure_above: float = Field(default=0.9, ge=0, le=1)

@@ -1,0 +1,52 @@
+"""How a student is trained."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config.base import Section
+
+
+class SoftLabels(Section):
+    """Mix of the teachers' label probabilities into the label term (Hinton et al. 2015)."""
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class TrainingConfig(Section):
+    """
+    Step-by-step distillation: loss = label + rationale_weight * rationale (Hsieh et al. 2023,
+    eq. 3), each a mean over its own target tokens.
+
+    `rationale_weight` is the paper's lambda = (1 - alpha) / alpha of the authors' code; 0 trains
+    on labels only. `labels: gold` takes the data set's own labels (no rationales).
+    None means the default of the architecture (student/defaults.py). `batch_size` is the effective
+    one; `micro_batch_size` what goes through the model at once. Steps are optimizer updates.
+    `prompt_loss: as_published` repeats FinGPT's published bug (pad id instead of -100).
+    """
+
+    labels: Literal["teacher", "gold"] = "teacher"
+    rationale_weight: float = Field(default=1.0, ge=0)
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    warmup_share: float | None = Field(default=None, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    weight_decay: float | None = Field(default=None, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    precision: Literal["float32", "bf16"] = "float32"
+    optimizer: Literal["adamw", "paged_adamw_8bit"] | None = None
+    gradient_checkpointing: bool = False
+    evaluations: int = Field(default=6, ge=0)
+    patience: int = Field(default=3, gt=0)
+    min_improvement: float = Field(default=0.001, ge=0)
+    checkpoint_every_steps: int = Field(default=50, gt=0)
+    example_weight: Literal["none", "confidence"] = "none"
+    soft_labels: SoftLabels | None = None
+    prompt_loss: Literal["masked", "as_published"] = "masked"
+    report_to: list[str] = Field(default_factory=list)
+    devices: int = Field(default=1, gt=0)
+    seed: int | None = None

@@ -1,0 +1,1 @@
+"""Judging systems alike: metrics, statistics, reports."""

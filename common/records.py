@@ -1,0 +1,198 @@
+"""
+The records that cross a process or a file: frozen, validated, JSON and Arrow friendly.
+
+Example -> TeacherAnswer | Unanswered -> TrainingPair -> Prediction -> EvaluationReport
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = str | int | float | bool | None
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and closed against misspelt fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Example(Record):
+    """One text of a data set. `label` is the gold label, None where nobody gave one."""
+
+    id: str
+    text: str
+    label: str | None = None
+    meta: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class Reason(StrEnum):
+    """Why a teacher's reply could not be used."""
+
+    EMPTY = "empty"
+    NOT_JSON = "not_json"
+    SCHEMA = "schema"
+    UNKNOWN_LABEL = "unknown_label"
+    NO_RATIONALE = "no_rationale"
+    RATIONALE_LENGTH = "rationale_length"
+    RATIONALE_LANGUAGE = "rationale_language"
+    CONTRADICTION = "contradiction"
+    ECHO = "echo"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    REJECTED = "rejected"
+    UNAVAILABLE = "unavailable"
+    NOT_RECORDED = "not_recorded"
+
+
+class Usage(Record):
+    """Tokens and money of one request, as the service reported them. US dollars."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            usd=self.usd + other.usd,
+        )
+
+
+class TeacherAnswer(Record):
+    """
+    What one teacher said of one example in one sample.
+
+    `probabilities` maps every label to its probability where the service gave logprobs or
+    several samples were counted; `confidence` is what the teacher stated, in [0, 1].
+    `key` is the cache key the raw reply lies under.
+    """
+
+    outcome: Literal["answered"] = "answered"
+    example_id: str
+    teacher: str
+    sample: int = 0
+    label: str
+    rationale: str | None = None
+    confidence: float | None = Field(default=None, ge=0.0, le=1.0)
+    probabilities: dict[str, float] | None = None
+    model: str | None = None
+    key: str | None = None
+    usage: Usage = Usage()
+    cached: bool = False
+
+
+class Unanswered(Record):
+    """A row without a usable answer: a value, never an exception that takes other rows along."""
+
+    outcome: Literal["unanswered"] = "unanswered"
+    example_id: str
+    teacher: str
+    sample: int = 0
+    reason: Reason
+    detail: str = ""
+    key: str | None = None
+    usage: Usage = Usage()
+    cached: bool = False
+
+
+Answer = Annotated[TeacherAnswer | Unanswered, Field(discriminator="outcome")]
+
+
+class TrainingPair(Record):
+    """
+    One text with what a student shall learn from it.
+
+    `rationale` None: the example adds only its label term. `probabilities`: the teachers' soft
+    label over the task's label set. `weight` scales both terms of the loss.
+    """
+
+    example_id: str
+    text: str
+    label: str
+    rationale: str | None = None
+    probabilities: dict[str, float] | None = None
+    weight: float = Field(default=1.0, ge=0.0)
+
+
+class Prediction(Record):
+    """
+    What a system says of one text. `label` None: its output could not be read as a label,
+    which counts as wrong. `raw` is the generated text where the system generates.
+    """
+
+    example_id: str
+    label: str | None
+    probabilities: dict[str, float] | None = None
+    rationale: str | None = None
+    raw: str | None = None
+
+
+class SystemCard(Record):
+    """
+    What stands behind a row of the comparison: identity, size, cost, how it was made.
+
+    `role`: teacher, student or baseline. `tiny`: the weights are random or toy sized, and every
+    place that shows its numbers says so. Times in seconds, sizes in bytes, money in US dollars.
+    """
+
+    name: str
+    role: Literal["teacher", "student", "baseline"]
+    title: str
+    tiny: bool = False
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    disk_bytes: int | None = None
+    training_examples: int | None = None
+    training_seconds: float | None = None
+    predict_seconds: float | None = None
+    predict_texts: int | None = None
+    peak_memory_bytes: int | None = None
+    usd_per_1000: float | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class Interval(Record):
+    """A point estimate with its confidence interval at `level`."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class ClassScores(Record):
+    """Precision, recall and F1 of one label, and how many gold texts carry it."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class EvaluationReport(Record):
+    """
+    How one system did on one set of texts.
+
+    `metrics` maps a metric's name to its value and interval; `confusion[i][j]` counts gold
+    label i answered as label j, with one further column for unparseable answers.
+    `extra` holds numbers that only some systems have (agreement levels, rationale scores).
+    """
+
+    schema_version: Literal[1] = 1
+    system: SystemCard
+    dataset: str
+    data_fingerprint: str
+    labels: list[str]
+    n: int
+    metrics: dict[str, Interval]
+    per_class: dict[str, ClassScores]
+    confusion: list[list[int]]
+    unparseable: int
+    extra: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Asks a large model for a label and its reasons."""

@@ -1,0 +1,1 @@
+"""The services a teacher can be asked through, one a file."""

@@ -1,0 +1,94 @@
+"""What a configuration may say, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from common.config import load_config, validate_config
+from common.config.data import FpbData
+from common.errors import ConfigError, InputError
+
+MINIMAL = {
+    "name": "x",
+    "task": "sentiment",
+    "data": {"kind": "fpb", "path": "fpb"},
+}
+BROKEN = {
+    "name": "x",
+    "task": "sentiment",
+    "data": {"kind": "fpb", "agreement": 80, "agrement": 50},
+    "teacher": {"kind": "cluade"},
+    "student": {"architecture": "seq2seq", "model": "m", "lora": {"rnak": 3}},
+    "trainin": {},
+}
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_all_faults_are_told_at_once_with_what_was_meant() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(BROKEN, "b.yaml")
+
+    message = str(caught.value)
+    assert "data.fpb.agreement: Input should be 50, 66, 75 or 100 (got 80)" in message
+    assert "data.fpb.agrement: unknown key, did you mean 'agreement'?" in message
+    assert "student.lora.rnak: unknown key, did you mean 'rank'?" in message
+    assert "teacher: Input tag 'cluade'" in message
+    assert "trainin: unknown key, did you mean 'training'?" in message
+
+
+def test_overrides_change_single_values_and_enter_the_run_id(tmp_path: Path) -> None:
+    path = written(tmp_path, "{name: x, task: sentiment, data: {kind: fpb, path: fpb}}")
+
+    plain = load_config(path)
+    changed = load_config(path, ["training.epochs=1", "seed=7"])
+
+    assert (changed.training.epochs, changed.seed) == (1.0, 7)
+    assert plain.run_id != changed.run_id
+    assert plain.run_id == load_config(path).run_id
+
+
+def test_paths_in_a_file_are_relative_to_it_and_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "{name: x, task: sentiment, data: {kind: fpb, path: fpb}}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    assert load_config(path).data == FpbData(kind="fpb", path=tmp_path / "fpb")
+    overridden = load_config(path, ["data.path=fpb"])
+    assert overridden.data == FpbData(kind="fpb", path=elsewhere / "fpb")
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    written(tmp_path, "{}")
+
+    with pytest.raises(InputError, match=r"did you mean 'run\.yaml'\?"):
+        load_config(tmp_path / "rum.yaml")
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "name.x=1", "training.epochs=[1"])
+def test_an_override_that_is_no_assignment_is_refused(tmp_path: Path, override: str) -> None:
+    path = written(tmp_path, "{name: x, task: sentiment, data: {kind: fpb, path: fpb}}")
+
+    with pytest.raises(ConfigError, match="override"):
+        load_config(path, [override])
+
+
+def test_quantized_weights_without_lora_are_refused() -> None:
+    student = {"architecture": "causal", "model": "m", "quantization": "nf4"}
+
+    with pytest.raises(ConfigError, match="add a `lora:` section"):
+        validate_config({**MINIMAL, "student": student}, "q.yaml")
+
+
+def test_training_on_teacher_labels_needs_a_teacher() -> None:
+    student = {"architecture": "causal", "model": "m"}
+
+    with pytest.raises(ConfigError, match="names no teacher"):
+        validate_config({**MINIMAL, "student": student}, "t.yaml")
