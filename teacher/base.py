@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
-from common.errors import TeacherError
+from common.errors import TeacherError, TeacherRejected
 from common.fingerprint import canonical_json, digest
 from common.records import Example, TeacherAnswer, Unanswered, Usage
 
@@ -16,7 +17,9 @@ class Question:
 
     `identity` holds everything that can change the answer and nothing that cannot (no example
     id, no timeout, no address); `key` is its digest and the address of the answer in the cache.
-    `payload` is what goes over the wire. Token numbers are estimates for pace and budget.
+    What is the same for all questions of a job may enter as a digest computed once. `payload` is
+    what goes over the wire. Tokens are estimates for the pace; `most_usd` is an upper bound of
+    the request's price, reserved from the budget before it is sent (0: nothing to pay).
     """
 
     example_id: str
@@ -26,10 +29,11 @@ class Question:
     payload: Mapping[str, Any] = field(repr=False)
     input_tokens: int = 0
     max_output_tokens: int = 0
+    most_usd: float = 0.0
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of `identity`."""
+        """SHA-256 of the canonical JSON of `identity`, 64 hexadecimal digits."""
         return digest(self.identity)
 
 
@@ -38,7 +42,8 @@ class Reply:
     """
     The raw response of the service, kept so that a better parser can read it again.
 
-    `body` is the JSON object as received; `model` the version the service named.
+    `body` is the JSON object as received; `model` the version the service named. `received_at`
+    in seconds since the epoch, `seconds` from sending to receiving.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -61,7 +66,11 @@ class Reply:
 
 
 class RateLimited(TeacherError):
-    """429: the service wants us slower; `retry_after` in seconds where it said so."""
+    """
+    The service wants us slower (429, 503 or 529); `retry_after` in seconds where it said so.
+
+    Slows all workers down; does not count as a failed attempt of the row.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None):
         super().__init__(message)
@@ -69,11 +78,19 @@ class RateLimited(TeacherError):
 
 
 class Unavailable(TeacherError):
-    """5xx, 529, a cut connection, a time-out, a body that is no JSON: worth another try."""
+    """Another 5xx, a cut connection, a time-out, a body that is no JSON: worth another try."""
 
     def __init__(self, message: str, retry_after: float | None = None):
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RowRejected(TeacherRejected):
+    """
+    400, 413 or 422: this request will never work, others may.
+
+    A plain TeacherRejected (401, 403, 404) means that none will, and ends the job.
+    """
 
 
 class Teacher(Protocol):
@@ -81,15 +98,50 @@ class Teacher(Protocol):
     One service with one model and one prompt.
 
     `ask` sends one request and never retries: retries, pace and money live in
-    teacher/labelling.py. It raises RateLimited or Unavailable (try again) or
-    common.errors.TeacherRejected (never will work).
+    teacher/labelling.py. It raises RateLimited or Unavailable (try again), RowRejected (this
+    row will never work) or common.errors.TeacherRejected (no row ever will).
     """
 
-    name: str
-    paid: bool
+    @property
+    def name(self) -> str:
+        """How the teacher is called in answers, tables and the cache's provenance."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """The service: `claude`, `vllm`, `recorded`. Services share one pace each."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model's id as configured."""
+        ...
+
+    @property
+    def terms(self) -> str:
+        """What the service's terms or the model's licence say on using its outputs."""
+        ...
+
+    @property
+    def paid(self) -> bool:
+        """Whether an answer costs money, so that losing one is a loss."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How often each text is asked."""
+        ...
 
     def question(self, example: Example, sample: int) -> Question:
-        """What would be asked of this example; pure."""
+        """What would be asked of this example; pure. Samples count from 0."""
+        ...
+
+    def repair(self, question: Question, reply: Reply, fault: Unanswered) -> Question | None:
+        """
+        A second question after a reply that could not be used, with a key of its own; pure.
+
+        None where asking again makes no sense.
+        """
         ...
 
     async def ask(self, question: Question) -> Reply:
