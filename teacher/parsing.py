@@ -149,6 +149,8 @@ def to_answer(
 
 def after_echo(raw: str) -> str:
     """What follows the repeated prompt in a raw generation; all of it where nothing is repeated."""
+    if raw.lstrip().startswith("{"):
+        return raw.strip()
     for end in _TURN_ENDS:
         raw = raw.rpartition(end)[2]
     return raw.strip()

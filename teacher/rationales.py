@@ -55,7 +55,7 @@ class RationaleCheck:
         names = "|".join(re.escape(name) for name in sorted(labels.names, key=len, reverse=True))
         self._name = re.compile(rf"\b(?:{names})\b", re.I)
         self._verdict = re.compile(
-            rf"\b(?:{_STATES})\s+(?:(?:{_ADVERB})\s+)*[\"'“]?(?:an?\s+|the\s+)?(?P<label>{names})\b",
+            rf"\b(?:{_STATES})\s+(?:(?:{_ADVERB}|an?|the)\s+)*[\"'“]?(?P<label>{names})\b",
             re.I,
         )
 
