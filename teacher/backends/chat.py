@@ -1,0 +1,116 @@
+"""What all chat services share: a question's shape, its repair, and reading a reply's text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from common.fingerprint import digest
+from common.records import Example, Reason, TeacherAnswer, Unanswered
+from teacher.base import Question, Reply
+from teacher.parsing import AnswerReader, Reading, Stop
+from teacher.prices import Price, Tokens
+from teacher.prompts import BoundPrompt
+
+# Nothing was said that could be pointed at, or nothing else will be said.
+_BEYOND_REPAIR = {Reason.REFUSED, Reason.REJECTED, Reason.UNAVAILABLE}
+
+
+class ChatForm:
+    """
+    Builds questions whose payload ends in `messages`, and reads the text of their replies.
+
+    `fixed` is the constant part of the payload; `sampling` what of it is not in the prompt and
+    can change an answer (model, API version, temperature, effort, limits). Token numbers are
+    estimates from bytes: 3.5 to a token on average, and at least 2 for the price's upper bound;
+    `overhead_bytes` is what the service itself adds to a prompt (roles, schema).
+    """
+
+    def __init__(
+        self,
+        bound: BoundPrompt,
+        fixed: Mapping[str, Any],
+        sampling: Mapping[str, Any],
+        price: Price | None = None,
+        overhead_bytes: int = 40,
+        batch: bool = False,
+    ):
+        self._bound = bound
+        self._fixed = dict(fixed)
+        self._identity = {"asked": digest({**sampling, "prompt": bound.fingerprint})}
+        self._reader = AnswerReader(bound)
+        self._price = price
+        self._batch = batch
+        prefix = [{"content": bound.system}, *bound.messages("")]
+        self._prefix_bytes = _size(prefix) + overhead_bytes
+
+    def question(self, example: Example, sample: int, max_output_tokens: int) -> Question:
+        """The question of one example; its text stands last so that prefixes can be cached."""
+        size = self._prefix_bytes + len(example.text.encode())
+        return Question(
+            example_id=example.id,
+            text=example.text,
+            sample=sample,
+            identity={**self._identity, "text": example.text, "sample": sample},
+            payload={**self._fixed, "messages": self._bound.messages(example.text)},
+            input_tokens=_estimate(size),
+            max_output_tokens=max_output_tokens,
+            most_usd=self._most_usd(size, max_output_tokens),
+        )
+
+    def repair(self, question: Question, raw: str, fault: Unanswered) -> Question | None:
+        """The conversation so far and what was wrong with it; None after a refusal."""
+        if fault.reason in _BEYOND_REPAIR or "repair" in question.identity:
+            return None
+        # the services refuse an empty assistant turn
+        said = {"role": "assistant", "content": raw or "(no answer)"}
+        asked = {"role": "user", "content": self._bound.repair_message(fault.detail)}
+        size = _size([said, asked])
+        return replace(
+            question,
+            identity={**question.identity, "repair": [said["content"], asked["content"]]},
+            payload={**question.payload, "messages": [*question.payload["messages"], said, asked]},
+            input_tokens=question.input_tokens + _estimate(size),
+            most_usd=question.most_usd + self._most_usd(size, 0),
+        )
+
+    def read(
+        self,
+        question: Question,
+        reply: Reply,
+        teacher: str,
+        said: tuple[str, Stop],
+        probabilities: dict[str, float] | None = None,
+    ) -> TeacherAnswer | Unanswered:
+        """Validate the text of a reply against schema, labels and the rules for rationales."""
+        reading = self._reader.read(said[0], question.text, said[1])
+        shared: dict[str, Any] = {
+            "example_id": question.example_id,
+            "teacher": teacher,
+            "sample": question.sample,
+            "key": question.key,
+            "usage": reply.usage,
+        }
+        if isinstance(reading, Reading):
+            return TeacherAnswer(
+                label=reading.label,
+                rationale=reading.rationale,
+                confidence=reading.confidence,
+                probabilities=probabilities,
+                model=reply.model,
+                **shared,
+            )
+        return Unanswered(reason=reading.reason, detail=reading.detail, **shared)
+
+    def _most_usd(self, size: int, output_tokens: int) -> float:
+        if self._price is None:
+            return 0.0
+        # one prompt-cache write is the dearest a prompt token can be
+        return self._price.usd(Tokens(cache_write=size // 2, output=output_tokens), self._batch)
+
+
+def _size(messages: Sequence[Mapping[str, str]]) -> int:
+    return sum(len(text.encode()) for message in messages for text in message.values())
+
+
+def _estimate(size: int) -> int:
+    return int(size / 3.5) + 1
