@@ -41,7 +41,7 @@ class Layout:
         return [self._record(row) for row in batch.to_pylist()]
 
     def _cells(self, name: str, records: Sequence[Record]) -> list[Any]:
-        values = [getattr(record, name, None) for record in records]
+        values = [vars(record).get(name) for record in records]
         if name not in self.nested:
             return values
         return [None if value is None else _json(value) for value in values]
