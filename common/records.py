@@ -140,6 +140,7 @@ class SystemCard(Record):
 
     `role`: teacher, student or baseline. `tiny`: the weights are random or toy sized, and every
     place that shows its numbers says so. Times in seconds, sizes in bytes, money in US dollars.
+    `group` joins runs that differ by `seed` alone: they are compared as one system.
     """
 
     name: str
@@ -155,6 +156,11 @@ class SystemCard(Record):
     predict_texts: int | None = None
     peak_memory_bytes: int | None = None
     usd_per_1000: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    group: str | None = None
+    seed: int | None = None
     notes: list[str] = Field(default_factory=list)
 
 
@@ -176,13 +182,55 @@ class ClassScores(Record):
     support: int
 
 
+class Subset(Record):
+    """The same judgement on a part of the texts, or under another reading of the answers."""
+
+    n: int
+    metrics: dict[str, Interval]
+    unparseable: int = 0
+
+
+class ReliabilityBin(Record):
+    """Texts whose highest probability lies in (low, high]: how sure, and how often right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class CoveragePoint(Record):
+    """Accuracy on the share of the texts that the system was surest of."""
+
+    coverage: float
+    accuracy: float
+
+
+class ProbabilityScores(Record):
+    """
+    What the probabilities are worth, on the `n` texts that have them.
+
+    Log loss in nats; Brier is the sum over all labels (0 to 2); ECE over equal-width bins.
+    """
+
+    n: int
+    log_loss: Interval
+    brier: Interval
+    ece: Interval
+    reliability: list[ReliabilityBin]
+    coverage: list[CoveragePoint]
+
+
 class EvaluationReport(Record):
     """
     How one system did on one set of texts.
 
     `metrics` maps a metric's name to its value and interval; `confusion[i][j]` counts gold
     label i answered as label j, with one further column for unparseable answers.
-    `extra` holds numbers that only some systems have (agreement levels, rationale scores).
+    `subsets` judges parts of the texts (agreement levels, without near-duplicates of the
+    training part); `lenient` is the task's lenient reading of the same raw answers.
+    `rationales` maps a rationale score to its mean over the texts that have what it needs.
     """
 
     schema_version: Literal[1] = 1
@@ -195,4 +243,8 @@ class EvaluationReport(Record):
     per_class: dict[str, ClassScores]
     confusion: list[list[int]]
     unparseable: int
+    subsets: dict[str, Subset] = Field(default_factory=dict)
+    lenient: Subset | None = None
+    probability: ProbabilityScores | None = None
+    rationales: dict[str, Interval] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)

@@ -40,10 +40,19 @@ BaselineConfig = Annotated[
 
 
 class EvaluationConfig(Section):
-    """How systems are judged. `rationale_rows`: how many test texts each student explains."""
+    """
+    How systems are judged. `rationale_rows`: how many test texts each student explains.
 
-    bootstrap: int = Field(default=2000, ge=100)
+    `bootstrap` resamples for every interval and permutation test; `alpha` is the error rate of
+    a family of comparisons; `seed` fixes the resampling. `browse_rows` caps the texts shown.
+    """
+
+    bootstrap: int = Field(default=10_000, ge=100)
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    seed: int = Field(default=20, ge=0)
+    calibration_bins: int = Field(default=15, gt=1)
+    browse_rows: int = Field(default=2000, ge=0)
     batch_size: int = Field(default=32, gt=0)
     rationale_rows: int = Field(default=40, ge=0)
 

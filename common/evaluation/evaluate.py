@@ -1,0 +1,202 @@
+"""(gold, predictions) -> EvaluationReport: one function judges teacher, students, baselines."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from common.config.run import EvaluationConfig
+from common.errors import InputError
+from common.evaluation.calibration import probability_matrix, probability_scores
+from common.evaluation.counts import (
+    METRICS,
+    Codes,
+    confusion_counts,
+    label_codes,
+    metrics_from_counts,
+    per_class_from_counts,
+)
+from common.evaluation.resampling import bca_intervals
+from common.fingerprint import digest
+from common.records import (
+    ClassScores,
+    EvaluationReport,
+    Example,
+    Interval,
+    Prediction,
+    Subset,
+    SystemCard,
+    TeacherAnswer,
+)
+from common.task import LenientReading, TaskDefinition
+
+AGREEMENT = "agreement"
+WITHOUT_NEAR_DUPLICATES = "without_near_duplicates"
+
+
+def evaluate_system(
+    system: SystemCard,
+    gold: Sequence[Example],
+    predictions: Sequence[Prediction],
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+    dataset: str,
+    data_fingerprint: str,
+    *,
+    teacher_answers: Mapping[str, TeacherAnswer] | None = None,
+    near_duplicates: Collection[str] = (),
+) -> EvaluationReport:
+    """
+    Judge one system's predictions on labelled texts.
+
+    Predictions are joined by example id, so their order does not matter. An unparseable answer
+    (label None) is wrong and counted. `near_duplicates`: ids of test texts that are near to a
+    training text; a subset without them is judged beside. `teacher_answers` by example id are
+    what rationales are compared with.
+    Raises InputError for a missing, double or foreign prediction, and for gold without label.
+    """
+    joined = join_predictions(gold, predictions, system.name)
+    names = task.label_names
+    codes = gold_codes(gold, names)
+    answers = label_codes([p.label for p in joined], names)
+    counts = confusion_counts(codes, answers, len(names))
+    rng = seeded(settings, system.name, dataset)
+    report = EvaluationReport(
+        system=system,
+        dataset=dataset,
+        data_fingerprint=data_fingerprint,
+        labels=names,
+        n=len(gold),
+        metrics=metric_intervals(codes, answers, len(names), settings, rng),
+        per_class=_per_class(counts, names),
+        confusion=counts.tolist(),
+        unparseable=int(counts[:, -1].sum()),
+        subsets=_subsets(gold, codes, answers, len(names), near_duplicates, settings, rng),
+        lenient=_lenient(joined, codes, task, settings, rng),
+        probability=probability_scores(
+            codes,
+            probability_matrix(joined, names),
+            bins=settings.calibration_bins,
+            resamples=settings.bootstrap,
+            level=settings.confidence_level,
+            rng=rng,
+        ),
+    )
+    return report
+
+
+def constant_predictions(gold: Sequence[Example], label: str) -> list[Prediction]:
+    """What a system that always says `label` would answer: the floor of every table."""
+    return [Prediction(example_id=example.id, label=label) for example in gold]
+
+
+def join_predictions(
+    gold: Sequence[Example], predictions: Sequence[Prediction], system: str
+) -> list[Prediction]:
+    """The predictions in the order of `gold`. Raises InputError where the ids do not match."""
+    by_id = {p.example_id: p for p in predictions}
+    ids = [example.id for example in gold]
+    faults = [
+        ("more than one prediction for", len(predictions) - len(by_id), []),
+        ("no prediction for", 0, [i for i in ids if i not in by_id]),
+        ("predictions for unknown", 0, sorted(by_id.keys() - set(ids))),
+    ]
+    for what, count, strangers in faults:
+        if count or strangers:
+            example = f", e.g. '{strangers[0]}'" if strangers else ""
+            raise InputError(
+                f"system '{system}' has {what} {count or len(strangers)} text(s){example}; "
+                f"expected exactly one for each of the {len(ids)} texts judged."
+            )
+    if len(set(ids)) != len(ids) or not ids:
+        raise InputError(f"{len(ids)} gold texts with {len(set(ids))} ids: need one id each.")
+    return [by_id[i] for i in ids]
+
+
+def gold_codes(gold: Sequence[Example], names: Sequence[str]) -> Codes:
+    """Label codes of the gold. Raises InputError for a text without label or a foreign one."""
+    bare = next((example.id for example in gold if example.label is None), None)
+    if bare is not None:
+        raise InputError(f"text '{bare}' has no gold label; only labelled texts can be judged.")
+    return label_codes([example.label for example in gold], names)
+
+
+def seeded(settings: EvaluationConfig, *names: str) -> np.random.Generator:
+    """A generator that depends on names, not on order: adding a system moves no other's numbers."""
+    return np.random.default_rng([settings.seed, int(digest(list(names))[:12], 16)])
+
+
+def metric_intervals(
+    gold: Codes,
+    answers: Codes,
+    labels: int,
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> dict[str, Interval]:
+    """Every metric with its BCa interval."""
+    counts = confusion_counts(gold, answers, labels)
+    found = bca_intervals(
+        counts, metrics_from_counts, settings.bootstrap, settings.confidence_level, rng
+    )
+    return dict(zip(METRICS, found, strict=True))
+
+
+def _per_class(counts: np.ndarray, names: Sequence[str]) -> dict[str, ClassScores]:
+    rows = zip(names, *(column.tolist() for column in per_class_from_counts(counts)), strict=True)
+    return {
+        name: ClassScores(precision=precision, recall=recall, f1=f1, support=support)
+        for name, precision, recall, f1, support in rows
+    }
+
+
+def _subsets(
+    gold: Sequence[Example],
+    codes: Codes,
+    answers: Codes,
+    labels: int,
+    near_duplicates: Collection[str],
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> dict[str, Subset]:
+    masks = {}
+    levels = [example.meta.get(AGREEMENT) for example in gold]
+    for level in sorted({str(x) for x in levels if x is not None}, key=lambda x: (len(x), x)):
+        masks[f"{AGREEMENT}_{level}"] = np.array([str(x) == level for x in levels])
+    if near_duplicates:
+        near = set(near_duplicates)
+        masks[WITHOUT_NEAR_DUPLICATES] = np.array([example.id not in near for example in gold])
+    return {
+        name: _subset(codes[mask], answers[mask], labels, settings, rng)
+        for name, mask in masks.items()
+        if mask.any()
+    }
+
+
+def _subset(
+    codes: Codes, answers: Codes, labels: int, settings: EvaluationConfig, rng: np.random.Generator
+) -> Subset:
+    return Subset(
+        n=len(codes),
+        metrics=metric_intervals(codes, answers, labels, settings, rng),
+        unparseable=int((answers == labels).sum()),
+    )
+
+
+def read_leniently(text: str, reading: LenientReading) -> str:
+    """The first label of the reading's order that `text` contains, else its fallback."""
+    lower = text.lower()
+    return next((label for label in reading.order if label in lower), reading.otherwise)
+
+
+def _lenient(
+    predictions: Sequence[Prediction],
+    codes: Codes,
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> Subset | None:
+    reading = task.lenient_reading
+    if reading is None or all(p.raw is None for p in predictions):
+        return None
+    labels = [read_leniently(p.raw or p.label or "", reading) for p in predictions]
+    answers = label_codes(labels, task.label_names)
+    return _subset(codes, answers, len(task.labels), settings, rng)

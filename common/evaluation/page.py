@@ -1,0 +1,116 @@
+"""A comparison as one self-contained HTML page: no request to anywhere, light, dark, print."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from common.evaluation import formats
+from common.evaluation.charts import padded
+from common.evaluation.comparison import BrowseAnswer, BrowseText, Comparison
+from common.evaluation.figures import figures_of, forest, key_sign, strip
+from common.evaluation.table import table_of
+from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
+
+_TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
+MOST_DATA_BYTES = 3_500_000
+
+
+def render_html(comparison: Comparison) -> str:
+    """The page. Everything from outside (texts, names, answers, config) is escaped."""
+    template = _environment().get_template("report.html.j2")
+    data, shown = _browse_data(comparison)
+    headers, rows = table_of(comparison)
+    titles = {r.system.name: display_name(r.system) for r in comparison.systems}
+    return template.render(
+        c=comparison,
+        context=comparison.context,
+        headers=headers,
+        rows=rows,
+        titles=titles,
+        place={r.system.name: i for i, r in enumerate(comparison.systems)},
+        signs=[key_sign(i) for i in range(len(comparison.systems) + 1)],
+        strips=_strips(comparison),
+        forest=forest(comparison),
+        figures=figures_of(comparison),
+        primary=[p for p in comparison.pairs if p.family == "primary"],
+        config=yaml.safe_dump(comparison.context.config, sort_keys=False, allow_unicode=True),
+        data=data,
+        shown=shown,
+    )
+
+
+def _environment() -> Environment:
+    folder = files("common.evaluation") / "templates"
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in _TEMPLATES}
+    environment = Environment(
+        loader=DictLoader(sources),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(
+        metric=formats.metric,
+        p_value=p_value,
+        points=signed_points,
+        holm=corrected_p,
+    )
+    environment.globals["styles"] = Markup(sources["report.css"])
+    environment.globals["script"] = Markup(sources["report.js"])
+    return environment
+
+
+def _strips(comparison: Comparison) -> list[Markup]:
+    reports = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
+    accuracies = [r.metrics["accuracy"] for r in reports]
+    low, high = padded([v for a in accuracies for v in (a.low, a.high)], 0.02)
+    return [strip(a, low, high, i) for i, a in enumerate(accuracies)]
+
+
+def _browse_data(comparison: Comparison) -> tuple[Markup, int]:
+    """
+    The texts as JSON for the page, and how many of them fit.
+
+    `<`, `>` and `&` are written as escapes, so no text can end the script element.
+    """
+    order = {label: i for i, label in enumerate(comparison.labels)}
+    rows: list[str] = []
+    size = 0
+    for text in comparison.texts:
+        row = json.dumps(_row(text, order), ensure_ascii=False, separators=(",", ":"))
+        size += len(row.encode())
+        if size > MOST_DATA_BYTES:
+            break
+        rows.append(row)
+    head = {
+        "labels": comparison.labels,
+        "systems": [display_name(r.system) for r in comparison.systems],
+    }
+    whole = f'{{"head":{json.dumps(head, ensure_ascii=False)},"rows":[{",".join(rows)}]}}'
+    for sign in "<>&\u2028\u2029":
+        whole = whole.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(whole), len(rows)
+
+
+def _row(text: BrowseText, order: dict[str, int]) -> list[Any]:
+    answers = [_answer(answer, order) for answer in text.answers]
+    teacher = _answer(text.teacher, order) if text.teacher else 0
+    agreement = text.agreement if text.agreement is not None else 0
+    return [text.id, text.text, order[text.gold], agreement, answers, teacher]
+
+
+def _answer(answer: BrowseAnswer, order: dict[str, int]) -> list[Any]:
+    label = -1 if answer.label is None else order[answer.label]
+    row: list[Any] = [label]
+    given = [
+        [round(p, 3) for p in answer.probabilities] if answer.probabilities else 0,
+        answer.rationale or 0,
+        answer.raw or 0,
+    ]
+    while given and given[-1] == 0:
+        given.pop()
+    return row + given

@@ -1,0 +1,110 @@
+"""A comparison as Markdown, as rows for the terminal, and (common/evaluation/page.py) as HTML."""
+
+from common.evaluation.comparison import Comparison, PairComparison
+from common.evaluation.page import render_html
+from common.evaluation.table import table_of
+from common.evaluation.verdicts import corrected_p, p_value, signed_points
+from common.records import EvaluationReport
+
+__all__ = ["render_html", "render_markdown", "terminal_rows"]
+
+
+def terminal_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows for a table in the terminal."""
+    headers, rows = table_of(comparison)
+    return headers, [[row.title, *(cell.text for cell in row.cells)] for row in rows]
+
+
+def render_markdown(comparison: Comparison) -> str:
+    """The table, the verdicts and the tests, ready for a pull request."""
+    parts = [
+        f"# {_plain(comparison.title)}",
+        f"{comparison.n:,} texts of {_plain(comparison.dataset)}; intervals at "
+        f"{_level(comparison)} (BCa bootstrap). {_plain(comparison.headline)}",
+        _table(*terminal_rows(comparison)),
+        "\n".join(f"- {_plain(verdict)}" for verdict in comparison.verdicts),
+        _pairs(comparison),
+        _subsets(comparison),
+        _published(comparison),
+        _made(comparison),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{100 * comparison.systems[0].metrics['accuracy'].level:g} %"
+
+
+def _table(headers: list[str], rows: list[list[str]]) -> str:
+    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    # What a name or a title brings along must not start markup of its own.
+    flat = " ".join(text.split())
+    for sign in "\\`*_{}<>|#":
+        flat = flat.replace(sign, "\\" + sign) if sign != "_" else flat.replace("_", "\\_")
+    return flat
+
+
+def _pairs(comparison: Comparison) -> str:
+    if not comparison.pairs:
+        return ""
+    headers = ["Pair", "Accuracy", "Macro F1", "McNemar", "Holm", "Bonferroni", "P(better)"]
+    rows = [_pair_row(pair) for pair in comparison.pairs]
+    families = "\n".join(
+        f"- {f.name} family: {f.statement}; alpha = {f.alpha:g}" for f in comparison.families
+    )
+    return f"## Tests\n\n{_table(headers, rows)}\n\n{families}"
+
+
+def _pair_row(pair: PairComparison) -> list[str]:
+    gaps = [signed_points(pair.differences[m].interval) for m in ("accuracy", "macro_f1")]
+    bonferroni = pair.mcnemar.p_bonferroni
+    return [
+        f"{pair.first} - {pair.second} ({pair.family})",
+        *gaps,
+        p_value(pair.mcnemar.p),
+        p_value(corrected_p(pair)),
+        p_value(bonferroni) if bonferroni is not None else "",
+        f"{pair.probability_first_better:.3f}",
+    ]
+
+
+def _subsets(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(name for r in comparison.systems for name in r.subsets))
+    if not names:
+        return ""
+    headers = ["Accuracy on", *names]
+    rows = [[r.system.title, *(_subset(r, name) for name in names)] for r in comparison.systems]
+    return f"## Parts of the texts\n\n{_table(headers, rows)}"
+
+
+def _subset(report: EvaluationReport, name: str) -> str:
+    part = report.subsets.get(name)
+    return f"{part.metrics['accuracy'].value:.3f} (n = {part.n})" if part else ""
+
+
+def _published(comparison: Comparison) -> str:
+    if not comparison.published:
+        return ""
+    rows = [
+        [
+            figure.system,
+            ", ".join(f"{k} {v:.3f}" for k, v in figure.metrics.items()),
+            figure.source,
+            " ".join(figure.faults),
+        ]
+        for figure in comparison.published
+    ]
+    notes = "\n".join(f"- {_plain(note)}" for note in comparison.published_notes)
+    table = _table(["System", "Printed", "Source", "Known faults"], rows)
+    return f"## Published, not run here\n\n{notes}\n\n{table}"
+
+
+def _made(comparison: Comparison) -> str:
+    context = comparison.context
+    lines = [f"- `{command}`" for command in context.commands]
+    lines += [f"- {_plain(note)}" for note in [*context.notes, *context.licences]]
+    return "## How it was made\n\n" + "\n".join(lines) if lines else ""

@@ -1,0 +1,100 @@
+"""Sentences that follow from the numbers of a comparison, and can't say more than they do."""
+
+from collections.abc import Mapping, Sequence
+
+from common.evaluation.comparison import Outcome, PairComparison
+from common.records import EvaluationReport, Interval, SystemCard
+
+
+def display_name(card: SystemCard) -> str:
+    """The title, with "(tiny)" wherever the weights are toy sized."""
+    marked = not card.tiny or "tiny" in card.title.lower()
+    return card.title if marked else f"{card.title} (tiny)"
+
+
+def outcome_of(pair: PairComparison, alpha: float) -> Outcome:
+    """Ahead only where McNemar after Holm and the paired interval both say so."""
+    gap = pair.differences["accuracy"].interval
+    if corrected_p(pair) >= alpha or gap.low <= 0 <= gap.high:
+        return "not_shown"
+    return "first_ahead" if gap.value > 0 else "second_ahead"
+
+
+def corrected_p(pair: PairComparison) -> float:
+    """McNemar's p after Holm (uncorrected where the pair stands alone)."""
+    return pair.mcnemar.p if pair.mcnemar.p_holm is None else pair.mcnemar.p_holm
+
+
+def sentence(pair: PairComparison, names: Mapping[str, str], outcome: Outcome, alpha: float) -> str:
+    """The verdict on one pair in one sentence."""
+    first, second = names[pair.first], names[pair.second]
+    gap = pair.differences["accuracy"].interval
+    test = f"McNemar {p_value(corrected_p(pair))} after Holm"
+    if outcome == "second_ahead":
+        first, second, gap = second, first, reversed_interval(gap)
+    if outcome != "not_shown":
+        return f"{first} is ahead of {second} by {points(gap)} of accuracy, {test}."
+    seen = f"{first} {signed_points(gap)}, {test}"
+    return f"{first} against {second}: no difference shown ({seen}){_limits(pair, alpha)}."
+
+
+def _limits(pair: PairComparison, alpha: float) -> str:
+    gap = pair.differences["accuracy"].interval
+    if corrected_p(pair) < alpha:
+        return "; the test alone would show one, its interval does not leave out 0"
+    blind = f"; under {100 * pair.smallest_shown:.1f} points could not be seen with n = {pair.n:,}"
+    if gap.low <= 0 <= gap.high:
+        return blind
+    return f"; the interval of this pair alone leaves out 0, its family does not{blind}"
+
+
+def headline(
+    reference: EvaluationReport,
+    pairs: Sequence[PairComparison],
+    names: Mapping[str, str],
+) -> str:
+    """Where the reference stands: one sentence over its comparisons."""
+    found: dict[str, list[str]] = {"ahead of": [], "behind": [], "not told apart from": []}
+    for pair in pairs:
+        is_first = pair.first == reference.system.name
+        other = names[pair.second if is_first else pair.first]
+        ahead = "first_ahead" if is_first else "second_ahead"
+        where = "ahead of" if pair.outcome == ahead else "behind"
+        found["not told apart from" if pair.outcome == "not_shown" else where].append(other)
+    parts = [f"{how} {listed(others)}" for how, others in found.items() if others]
+    value = f"{reference.metrics['accuracy'].value:.3f}"
+    told = f": {'; '.join(parts)}" if parts else ""
+    return f"{names[reference.system.name]} reaches {value} accuracy{told}."
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"; with semicolons where a word has a comma of its own."""
+    comma = "; " if any("," in word for word in words) else ", "
+    return " and ".join([comma.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def points(gap: Interval) -> str:
+    """ "3.1 points [1.2, 5.0]" of a difference of shares."""
+    return f"{100 * gap.value:.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+
+
+def signed_points(gap: Interval) -> str:
+    """As `points`, with the sign of the difference."""
+    value, low, high = (f"{100 * x:+.1f}" for x in (gap.value, gap.low, gap.high))
+    return f"{value} points [{low}, {high}]".replace("-", "\u2212")
+
+
+def p_value(p: float) -> str:
+    """ "p = 0.002", "p < 0.001"; never rounded across a level ("p = 0.0503")."""
+    if p < 0.001:
+        return "p < 0.001"
+    for digits in (3, 4, 5, 6):
+        text = f"{p:.{digits}f}"
+        if all((float(text) < level) == (p < level) for level in (0.01, 0.05, 0.1)):
+            return f"p = {text}"
+    return f"p = {p:.9f}"
+
+
+def reversed_interval(gap: Interval) -> Interval:
+    """The interval of second - first."""
+    return gap.model_copy(update={"value": -gap.value, "low": -gap.high, "high": -gap.low})
