@@ -15,7 +15,7 @@ from common.data.report import Duplicates, NearDuplicates, PartCounts, SplitRepo
 from common.data.scan import NO_LABEL, Scan, scan
 from common.data.sources import read_rows, source_name
 from common.data.splits import Assignment, Part, assign
-from common.data.store import RecordWriter
+from common.data.store import record_writer
 from common.errors import InputError
 from common.fingerprint import digest
 from common.records import Example
@@ -78,7 +78,7 @@ def _write(
     few = len(rows) <= MAX_ROWS
     with ExitStack() as stack:
         writers = {
-            part: stack.enter_context(RecordWriter(folder / f"{name}.parquet", Example))
+            part: stack.enter_context(record_writer(folder / f"{name}.parquet", Example))
             for name, part in PARTS.items()
         }
         decided = zip(

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,54 +19,45 @@ _ROWS_PER_BATCH = 1024
 
 
 class RecordWriter:
-    """
-    Appends records to a Parquet file that appears when the `with` block ends without an
-    exception. Memory: one row group. Raises DiskFull when the disk takes no more.
-    """
+    """Gathers records into row groups; made by `record_writer`."""
 
-    def __init__(self, path: Path, model: Any):
+    def __init__(self, layout: Layout, table: pq.ParquetWriter):
         self.count = 0
-        self._layout = layout_of(model)
-        self._file = atomic_file(path)
+        self._layout = layout
+        self._table = table
         self._waiting: list[Record] = []
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> Self:
-        stream = self._file.__enter__()
-        self._writer = pq.ParquetWriter(
-            stream, self._layout.schema, compression="zstd", write_page_checksum=True
-        )
-        return self
 
     def add(self, record: Record) -> None:
         """Append one record."""
         self._waiting.append(record)
         self.count += 1
         if len(self._waiting) >= ROWS_PER_GROUP:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
-        assert self._writer is not None, "add() outside of the with block"
+    def flush(self) -> None:
+        """Write what waits as a row group."""
         if self._waiting:
-            self._writer.write_table(self._layout.table(self._waiting))
+            self._table.write_table(self._layout.table(self._waiting))
         self._waiting.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._writer is not None
-        try:
-            if error is None:
-                self._flush()
-                self._writer.close()
-        except BaseException as late:
-            if not self._file.__exit__(type(late), late, late.__traceback__):
-                raise
-        else:
-            self._file.__exit__(kind, error, trace)
+
+@contextmanager
+def record_writer(path: Path, model: Any) -> Iterator[RecordWriter]:
+    """
+    A writer whose file appears, whole, when the block ends without an exception.
+
+    Memory: one row group. Raises DiskFull when the disk takes no more.
+    """
+    layout = layout_of(model)
+    with (
+        atomic_file(path) as stream,
+        pq.ParquetWriter(
+            stream, layout.schema, compression="zstd", write_page_checksum=True
+        ) as table,
+    ):
+        writer = RecordWriter(layout, table)
+        yield writer
+        writer.flush()
 
 
 def write_records(path: Path, records: Iterable[Record], model: Any) -> int:
@@ -76,7 +66,7 @@ def write_records(path: Path, records: Iterable[Record], model: Any) -> int:
 
     Streams: memory holds one row group. The file appears whole, or an earlier one stays.
     """
-    with RecordWriter(path, model) as writer:
+    with record_writer(path, model) as writer:
         for record in records:
             writer.add(record)
     return writer.count
