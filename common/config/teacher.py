@@ -11,12 +11,18 @@ RationaleOrder = Literal["before_label", "after_label", "none"]
 
 
 class Pace(Section):
-    """Limits shared by all workers through Redis. None: no limit of that kind."""
+    """
+    Limits shared by all workers through Redis. None: no limit of that kind.
+
+    `slow_factor`: a service that queues instead of refusing is slowed down for when its round
+    trip exceeds so many times its fastest (vLLM: about 4).
+    """
 
     max_concurrency: int = Field(default=64, gt=0)
     requests_per_minute: int | None = Field(default=None, gt=0)
     input_tokens_per_minute: int | None = Field(default=None, gt=0)
     output_tokens_per_minute: int | None = Field(default=None, gt=0)
+    slow_factor: float | None = Field(default=None, gt=1)
     timeout_seconds: float = Field(default=60.0, gt=0)
     max_attempts: int = Field(default=6, gt=0)
 
@@ -68,7 +74,8 @@ class VllmTeacher(TeacherBase):
     A model behind any OpenAI-compatible server (`vllm serve`), or vLLM in this process.
 
     The server's address is environment only (VLLM_BASE_URL). `engine: offline` needs the vllm
-    package in the worker's own environment.
+    package in the worker's own environment. `usd_per_gpu_hour`: what the server costs as a whole,
+    shared out over `pace.max_concurrency` requests at a time; None: nothing.
     """
 
     kind: Literal["vllm"]
@@ -77,6 +84,7 @@ class VllmTeacher(TeacherBase):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     logprobs: bool = True
+    usd_per_gpu_hour: float | None = Field(default=None, gt=0)
 
 
 TeacherConfig = Annotated[

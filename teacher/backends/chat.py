@@ -1,6 +1,6 @@
 """What all chat services share: a question's shape, its repair, and reading a reply's text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,6 @@ from common.fingerprint import digest
 from common.records import Example, Reason, TeacherAnswer, Unanswered
 from teacher.base import Question, Reply
 from teacher.parsing import AnswerReader, Reading, Stop
-from teacher.prices import Price, Tokens
 from teacher.prompts import BoundPrompt
 
 # Nothing was said that could be pointed at, or nothing else will be said.
@@ -20,9 +19,10 @@ class ChatForm:
     Builds questions whose payload ends in `messages`, and reads the text of their replies.
 
     `fixed` is the constant part of the payload; `sampling` what of it is not in the prompt and
-    can change an answer (model, API version, temperature, effort, limits). Token numbers are
-    estimates from bytes: 3.5 to a token on average, and at least 2 for the price's upper bound;
-    `overhead_bytes` is what the service itself adds to a prompt (roles, schema).
+    can change an answer (model, API version, temperature, effort, limits). `price_of_tokens`
+    gives dollars for (prompt, output) tokens. `system_turn`: the system text is the first message.
+    Token numbers are estimates from bytes: 3.5 to a token on average, and at least 2 for the
+    price's upper bound.
     """
 
     def __init__(
@@ -30,31 +30,33 @@ class ChatForm:
         bound: BoundPrompt,
         fixed: Mapping[str, Any],
         sampling: Mapping[str, Any],
-        price: Price | None = None,
-        overhead_bytes: int = 40,
-        batch: bool = False,
+        price_of_tokens: Callable[[int, int], float],
+        system_turn: bool = False,
     ):
         self._bound = bound
         self._fixed = dict(fixed)
         self._identity = {"asked": digest({**sampling, "prompt": bound.fingerprint})}
         self._reader = AnswerReader(bound)
-        self._price = price
-        self._batch = batch
-        prefix = [{"content": bound.system}, *bound.messages("")]
-        self._prefix_bytes = _size(prefix) + overhead_bytes
+        self._price_of_tokens = price_of_tokens
+        system = {"role": "system", "content": bound.system}
+        self._opening = [system] if system_turn else []
+        # Claude is told the schema by the service, at our cost; chat templates add only roles.
+        added = 40 if system_turn else 600
+        self._prefix_bytes = _size([system, *bound.messages("")]) + added
 
     def question(self, example: Example, sample: int, max_output_tokens: int) -> Question:
         """The question of one example; its text stands last so that prefixes can be cached."""
         size = self._prefix_bytes + len(example.text.encode())
+        messages = [*self._opening, *self._bound.messages(example.text)]
         return Question(
             example_id=example.id,
             text=example.text,
             sample=sample,
             identity={**self._identity, "text": example.text, "sample": sample},
-            payload={**self._fixed, "messages": self._bound.messages(example.text)},
+            payload={**self._fixed, "messages": messages},
             input_tokens=_estimate(size),
             max_output_tokens=max_output_tokens,
-            most_usd=self._most_usd(size, max_output_tokens),
+            most_usd=self._price_of_tokens(size // 2, max_output_tokens),
         )
 
     def repair(self, question: Question, raw: str, fault: Unanswered) -> Question | None:
@@ -70,7 +72,7 @@ class ChatForm:
             identity={**question.identity, "repair": [said["content"], asked["content"]]},
             payload={**question.payload, "messages": [*question.payload["messages"], said, asked]},
             input_tokens=question.input_tokens + _estimate(size),
-            most_usd=question.most_usd + self._most_usd(size, 0),
+            most_usd=question.most_usd + self._price_of_tokens(size // 2, 0),
         )
 
     def read(
@@ -100,12 +102,6 @@ class ChatForm:
                 **shared,
             )
         return Unanswered(reason=reading.reason, detail=reading.detail, **shared)
-
-    def _most_usd(self, size: int, output_tokens: int) -> float:
-        if self._price is None:
-            return 0.0
-        # one prompt-cache write is the dearest a prompt token can be
-        return self._price.usd(Tokens(cache_write=size // 2, output=output_tokens), self._batch)
 
 
 def _size(messages: Sequence[Mapping[str, str]]) -> int:

@@ -65,8 +65,7 @@ class Claude:
         self.price = price_of(config.model)
         self._config = config
         fixed, sampling = request_shape(config, bound)
-        batch = config.mode == "batch"
-        self._form = ChatForm(bound, fixed, sampling, self.price, overhead_bytes=600, batch=batch)
+        self._form = ChatForm(bound, fixed, sampling, self._most_usd)
         self.client = open_client(api_key, base_url, config.pace.timeout_seconds)
 
     def question(self, example: Example, sample: int) -> Question:
@@ -99,6 +98,11 @@ class Claude:
     async def close(self) -> None:
         """Release connections."""
         await self.client.close()
+
+    def _most_usd(self, prompt: int, output: int) -> float:
+        # a prompt-cache write is the dearest a prompt token can be
+        tokens = Tokens(cache_write=prompt, output=output)
+        return self.price.usd(tokens, batch=self._config.mode == "batch")
 
 
 def request_shape(

@@ -295,7 +295,7 @@ class WireDouble:
     def _logprobs(self, text: str, top: int) -> Json:
         """Tokens of up to three letters; at a label's first token the labels compete."""
         starts = {label[:3]: p for label, p in zip(self.labels, self.probabilities, strict=True)}
-        label = re.search(r'"label": ?"(\w{3})', text)
+        label = re.search(rf'"label": ?"({"|".join(starts)})', text)
         content = []
         for piece in re.finditer(r"\w{1,3}|\W", text):
             here = label is not None and piece.start() == label.start(1)
