@@ -139,12 +139,17 @@ class FpbData(DataBase):
 
 
 class FileData(DataBase):
-    """A JSONL, CSV or Parquet file (`test_path`: the test part lies in a file of its own)."""
+    """
+    A JSONL, CSV or Parquet file (`test_path`: the test part lies in a file of its own).
+
+    `encoding` is for JSONL and CSV, `delimiter` for CSV ("\\t" for tabs).
+    """
 
     kind: Literal["jsonl", "csv", "parquet"]
     path: Path
     test_path: Path | None = None
     encoding: str = "utf-8"
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
     columns: Columns = Columns()
     split: Split = RandomSplit()
 

@@ -3,7 +3,7 @@
 import codecs
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -73,8 +73,9 @@ def _csv_cells(
     path: Path, config: FileData, origin: Origin, by_column: bool
 ) -> Iterator[tuple[int, Cells]]:
     with _text_file(path, config.encoding, newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
+        reader = csv.DictReader(stream, delimiter=config.delimiter, strict=True)
         try:
+            _check_delimiter(reader.fieldnames or (), config, path)
             if reader.fieldnames is not None:
                 check_header(reader.fieldnames, config.columns, origin, by_column)
             for cells in reader:
@@ -84,8 +85,19 @@ def _csv_cells(
         except csv.Error as error:
             raise InputError(
                 f"line {reader.line_num} of {path} is not CSV ({error}); cells are separated by "
-                "commas, and a cell with a comma or a quote stands in double quotes."
+                f"{config.delimiter!r}, and a cell that holds one or a quote stands in double "
+                "quotes."
             ) from error
+
+
+def _check_delimiter(header: Sequence[str], config: FileData, path: Path) -> None:
+    """A header of one cell that holds another common delimiter was not written with ours."""
+    found = [mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]]
+    if found and config.columns.text not in header:
+        raise InputError(
+            f"{path} has the single column {header[0]!r:.80}: its cells seem to be separated by "
+            f"{found[0]!r}, not {config.delimiter!r}; set data.delimiter."
+        )
 
 
 def _parquet_cells(

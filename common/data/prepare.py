@@ -85,7 +85,7 @@ def _write(
             split.parts.tolist(), split.leaked.tolist(), split.training_side.tolist(), strict=True
         )
         for (part, leaked, training), example in zip(
-            decided, _examples(config, task, rows), strict=True
+            decided, labelled_examples(config, task, rows), strict=True
         ):
             if part != Part.UNUSED:
                 writers[part].add(example)
@@ -98,7 +98,7 @@ def _write(
     return kept
 
 
-def _examples(config: DataConfig, task: TaskDefinition, rows: Scan) -> Iterator[Example]:
+def labelled_examples(config: DataConfig, task: TaskDefinition, rows: Scan) -> Iterator[Example]:
     """The second pass, with the labels of the first. Raises InputError if the source changed."""
     names = {NO_LABEL: None, **dict(enumerate(task.label_names))}
     for row, label in zip_longest(read_rows(config), rows.labels.tolist()):
