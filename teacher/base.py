@@ -128,6 +128,11 @@ class Teacher(Protocol):
         ...
 
     @property
+    def remote(self) -> bool:
+        """Whether asking goes over a network, so that pace and retries are needed."""
+        ...
+
+    @property
     def samples(self) -> int:
         """How often each text is asked."""
         ...

@@ -104,7 +104,8 @@ class LabellingConfig(Section):
     How a labelling job runs.
 
     `max_usd` is the budget of the job over all its teachers; None: no limit. The first
-    `smoke_rows` are asked and judged before the rest is paid for.
+    `smoke_rows` are asked and judged before the rest is paid for. `accept_volatile_cache` pays for
+    answers although Redis may lose them.
     """
 
     chunk_rows: int = Field(default=256, gt=0)
@@ -115,15 +116,22 @@ class LabellingConfig(Section):
     repair: bool = True
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     max_rationale_words: int = Field(default=120, gt=0)
+    accept_terms: list[str] = Field(default_factory=list)
+    accept_volatile_cache: bool = False
 
 
 class Aggregation(Section):
     """
     How several answers to one text become one.
 
-    `cascade` asks the teachers in order and goes on only where the answer so far is unsure
-    (highest label probability or stated confidence below `sure_above`).
+    single: one teacher, votes of its samples. vote: every teacher one vote, shared among its
+    samples. weighted: votes weigh by each teacher's accuracy. dawid_skene: by its confusion matrix.
+    cascade: the teachers are asked in order, cheapest first, and the next one only where the last
+    is unsure: samples disagree, or the probability of its label (without logprobs: its stated
+    confidence) is below `sure_above`. `learn_from`: accuracies come from agreement alone, or from
+    the gold probe as well.
     """
 
     kind: Literal["single", "vote", "weighted", "dawid_skene", "cascade"] = "single"
     sure_above: float = Field(default=0.9, ge=0, le=1)
+    learn_from: Literal["agreement", "probe"] = "probe"

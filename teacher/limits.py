@@ -1,0 +1,255 @@
+"""
+How fast all workers together may ask one service: a pure function of state, report and time.
+
+Concurrency: slow start (doubling per round trip), then additive increase towards the last level
+that worked, x 0.75 on a throttled request at most once per round trip (Jacobson 1988; the search
+below the last ceiling is BIC's, Xu, Harfoush & Rhee 2004). Rates: token buckets of five seconds.
+The store around it (teacher/gate.py) makes one step at a time of it, in Redis or in memory.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from common.config.teacher import Pace
+
+BACK_OFF = 0.75
+MEMBER_SECONDS = 10.0
+BURST_SECONDS = 5.0
+FIRST_PROBE_SECONDS = 15.0
+PROBE_SECONDS = (5.0, 600.0)
+PAUSE_WITHOUT_HINT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    What one worker saw since its last report.
+
+    `in_flight` and `waiting` are now; `finished`, `throttled`, `seconds` (sum of round trips) and
+    `refund` (input and output tokens reserved but not used) since. `wanted_tickets` are the
+    waiting requests without a ticket, `need` their mean input and output tokens.
+    """
+
+    owner: str
+    in_flight: int = 0
+    waiting: int = 0
+    finished: int = 0
+    seconds: float = 0.0
+    throttled: int = 0
+    retry_after: float | None = None
+    wanted_tickets: int = 0
+    unused_tickets: int = 0
+    refund: tuple[float, float] = (0.0, 0.0)
+    need: tuple[float, float] = (0.0, 0.0)
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """
+    What one worker may do until its next report.
+
+    Up to `slots` requests in flight; `tickets` further starts (None: no rate limit); nothing new
+    for `pause` seconds. `growing`: reporting soon pays, the limit is on its way up.
+    """
+
+    slots: int
+    tickets: int | None = None
+    pause: float = 0.0
+    growing: bool = False
+    limit: float = 0.0
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker as last reported; `held` slots count until it reports again or falls silent."""
+
+    held: int
+    in_flight: int
+    waiting: int
+    seen: float
+
+
+@dataclass(slots=True)
+class PaceState:
+    """What all workers share about one service. Times in seconds of the store's clock."""
+
+    limit: float
+    ramping: bool = True
+    ceiling: float | None = None
+    probe_at: float = 0.0
+    probe_wait: float = FIRST_PROBE_SECONDS
+    cut_at: float = -math.inf
+    paused_until: float = 0.0
+    round_trip: float = 0.0
+    fastest: float = 0.0
+    levels: list[float] = field(default_factory=list)
+    filled_at: float = 0.0
+    throttled: int = 0
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, pace: Pace) -> Self:
+        """A quarter of what is allowed: two doublings, two round trips, reach all of it."""
+        return cls(limit=float(max(1, math.ceil(pace.max_concurrency / 4))))
+
+    def dump(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["cut_at"] = None if self.cut_at == -math.inf else self.cut_at
+        values["members"] = {
+            owner: [m.held, m.in_flight, m.waiting, m.seen] for owner, m in self.members.items()
+        }
+        return values
+
+    @classmethod
+    def load(cls, values: dict[str, Any]) -> Self:
+        """From JSON."""
+        members = {owner: Member(*fields) for owner, fields in values.pop("members").items()}
+        cut_at = values.pop("cut_at")
+        return cls(**values, members=members, cut_at=-math.inf if cut_at is None else cut_at)
+
+
+def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
+    """Take in one worker's report and say what it may do. Changes `state`."""
+    _forget_silent(state, now)
+    _note_round_trips(state, report)
+    if report.throttled:
+        _slow_down(state, report, now)
+    elif _queues(state, pace) and now - state.cut_at > state.round_trip:
+        _cut(state, BACK_OFF * state.limit, now)
+    elif report.finished and report.waiting:
+        _speed_up(state, report, pace, now)
+    if report.leaving:
+        state.members.pop(report.owner, None)
+        _fill(state, report, pace, now)
+        return Grant(0)
+    slots = _share(state, report, now)
+    tickets = _issue(state, report, pace, now)
+    ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
+    growing = state.limit < ceiling - 0.5 or slots < min(
+        report.in_flight + report.waiting, math.floor(state.limit)
+    )
+    return Grant(slots, tickets, max(0.0, state.paused_until - now), growing, state.limit)
+
+
+def _forget_silent(state: PaceState, now: float) -> None:
+    silent = [o for o, m in state.members.items() if now - m.seen > MEMBER_SECONDS]
+    for owner in silent:
+        del state.members[owner]
+
+
+def _note_round_trips(state: PaceState, report: Report) -> None:
+    if not report.finished:
+        return
+    mean = report.seconds / report.finished
+    weight = min(0.5, report.finished / (2 * state.limit))
+    state.round_trip += (mean - state.round_trip) * (weight if state.round_trip else 1.0)
+    # The fastest is let go slowly: a service that got slower for good is no longer queueing.
+    state.fastest = min(mean, state.fastest * (1 + 0.01 * weight)) if state.fastest else mean
+
+
+def _queues(state: PaceState, pace: Pace) -> bool:
+    factor = pace.slow_factor
+    return factor is not None and state.round_trip > factor * state.fastest > 0
+
+
+def _slow_down(state: PaceState, report: Report, now: float) -> None:
+    state.throttled += report.throttled
+    pause = PAUSE_WITHOUT_HINT if report.retry_after is None else report.retry_after
+    state.paused_until = max(state.paused_until, now + pause)
+    if now - state.cut_at <= max(state.round_trip, 0.05):
+        return
+    accepted = report.in_flight + sum(
+        m.in_flight for owner, m in state.members.items() if owner != report.owner
+    )
+    lower = BACK_OFF * state.limit
+    if state.ramping:  # doubling overshoots by up to two: what was taken in tells the level
+        lower = max(state.limit / 2, min(lower, accepted))
+    _cut(state, lower, now)
+    state.ceiling = max(state.limit, float(accepted))
+    state.probe_wait = min(PROBE_SECONDS[1], 2 * state.probe_wait)
+    state.probe_at = now + state.probe_wait
+
+
+def _cut(state: PaceState, lower: float, now: float) -> None:
+    state.limit = max(1.0, lower)
+    state.ramping = False
+    state.cut_at = now
+
+
+def _speed_up(state: PaceState, report: Report, pace: Pace, now: float) -> None:
+    ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
+    if state.ramping:
+        step = float(report.finished)
+    else:
+        step = max(1.0, (ceiling - state.limit) / 2) * report.finished / state.limit
+    state.limit = min(state.limit + step, ceiling)
+    if state.ceiling is not None and state.limit >= ceiling - 0.01 and now >= state.probe_at:
+        state.ceiling += max(1.0, 0.1 * state.ceiling)
+        state.probe_wait = max(PROBE_SECONDS[0], state.probe_wait / 2)
+        state.probe_at = now + state.probe_wait
+
+
+def _share(state: PaceState, report: Report, now: float) -> int:
+    """Slots of one worker: what it wants, what others leave, and no more than its fair part."""
+    others = [m for owner, m in state.members.items() if owner != report.owner]
+    total = max(1, math.floor(state.limit + 1e-9))
+    fair = max(1, total // (1 + sum(m.in_flight + m.waiting > 0 for m in others)))
+    starving = any(m.waiting and m.held < fair for m in others)
+    wanted = report.in_flight + report.waiting
+    slots = max(0, min(wanted, total - sum(m.held for m in others), fair if starving else total))
+    held = max(slots, report.in_flight)
+    state.members[report.owner] = Member(held, report.in_flight, report.waiting, now)
+    return slots
+
+
+def _rates(pace: Pace) -> list[float | None]:
+    per_minute = (
+        pace.requests_per_minute,
+        pace.input_tokens_per_minute,
+        pace.output_tokens_per_minute,
+    )
+    return [limit / 60 if limit else None for limit in per_minute]
+
+
+def _fill(state: PaceState, report: Report, pace: Pace, now: float) -> list[float | None]:
+    """Let the buckets fill up with time and with what came back. Returns the rates per second."""
+    rates = _rates(pace)
+    full = [math.inf if rate is None else max(1.0, rate * BURST_SECONDS) for rate in rates]
+    back = (float(report.unused_tickets), *report.refund)
+    if not state.levels:
+        state.levels, state.filled_at = [min(most, 1e12) for most in full], now
+    passed = max(0.0, now - state.filled_at)
+    state.filled_at = now
+    state.levels = [
+        0.0 if rate is None else min(most, level + rate * passed + more)
+        for rate, most, level, more in zip(rates, full, state.levels, back, strict=True)
+    ]
+    return rates
+
+
+def _issue(state: PaceState, report: Report, pace: Pace, now: float) -> int | None:
+    """
+    Tickets for as many waiting requests as the buckets hold.
+
+    A request larger than a bucket passes when the bucket is full, which then stays empty for
+    longer: it could never pass otherwise.
+    """
+    rates = _fill(state, report, pace, now)
+    if all(rate is None for rate in rates):
+        return None
+    need = (1.0, *report.need)
+    tickets = report.wanted_tickets
+    for rate, level, each in zip(rates, state.levels, need, strict=True):
+        if rate is None or each <= 0:
+            continue
+        fits = math.floor(level / each)
+        oversize = each > max(1.0, rate * BURST_SECONDS) and level >= max(1.0, rate * BURST_SECONDS)
+        tickets = min(tickets, max(fits, int(oversize)))
+    state.levels = [
+        level if rate is None else level - tickets * each
+        for rate, level, each in zip(rates, state.levels, need, strict=True)
+    ]
+    return tickets
