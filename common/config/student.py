@@ -37,7 +37,10 @@ class StudentConfig(Section):
     that holds an encoder alone becomes, as `seq2seq`, an encoder-decoder warm-started on both
     sides (Rothe et al. 2020). `task_signal` (seq2seq): `prefix` puts the task word before the
     text as in Hsieh et al. 2023; `decoder` encodes the text once and starts each decoding
-    with a task token. `prompt` names one of the task's student prompts.
+    with a task token. `prompt` names one of the task's student prompts. `attention` None: the
+    faster one of the device. Weights that a model folder lacks would start random; they are
+    refused unless `allow_fresh_weights` (a classifier's head and the cross-attention of a warm
+    start are fresh by nature and always allowed).
     """
 
     architecture: Literal["seq2seq", "causal", "classifier"]
@@ -52,6 +55,8 @@ class StudentConfig(Section):
     max_input_tokens: int = Field(default=256, gt=0)
     max_rationale_tokens: int = Field(default=96, gt=0)
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    attention: Literal["eager", "sdpa"] | None = None
+    allow_fresh_weights: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -59,4 +64,6 @@ class StudentConfig(Section):
             raise ValueError(f"`tiny` gives the shape of model: {TINY}; set both or neither")
         if self.quantization and not self.lora:
             raise ValueError("quantized weights cannot be trained: add a `lora:` section")
+        if self.task_signal == "decoder" and self.architecture != "seq2seq":
+            raise ValueError("task_signal: decoder needs a decoder of its own: seq2seq only")
         return self

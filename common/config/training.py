@@ -24,6 +24,10 @@ class TrainingConfig(Section):
     None means the default of the architecture (student/defaults.py). `batch_size` is the effective
     one; `micro_batch_size` what goes through the model at once. Steps are optimizer updates.
     `prompt_loss: as_published` repeats FinGPT's published bug (pad id instead of -100).
+    `fresh_learning_rate_factor` multiplies the rate of weights that no checkpoint brought along
+    (a classifier's head, the cross-attention of a warm start). `length_pool`: so many batches are
+    sorted by length together and then shuffled (1: purely random batches). `row_tokens`: causal
+    students pack several examples into rows of about this many tokens.
     """
 
     labels: Literal["teacher", "gold"] = "teacher"
@@ -47,6 +51,9 @@ class TrainingConfig(Section):
     example_weight: Literal["none", "confidence"] = "none"
     soft_labels: SoftLabels | None = None
     prompt_loss: Literal["masked", "as_published"] = "masked"
+    fresh_learning_rate_factor: float | None = Field(default=None, gt=0)
+    length_pool: int = Field(default=8, gt=0)
+    row_tokens: int | None = Field(default=None, gt=0)
     report_to: list[str] = Field(default_factory=list)
     devices: int = Field(default=1, gt=0)
     seed: int | None = None

@@ -1,0 +1,215 @@
+"""
+Encoded examples as tensors: which positions are read, which may see which, which carry loss.
+
+A row holds several branches. In a decoder row they all belong to one example; a causal row also
+packs several examples, each prompt once, with its branches behind it. The block mask lets a token
+see its own branch so far and, in a causal row, its own prompt; positions restart with each branch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from student.encoding import IGNORE, EncodedExample
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One packed row under construction. Segment 0 is padding; `prompt` 0 marks prompt tokens."""
+
+    ids: list[int]
+    targets: list[int]
+    positions: list[int]
+    owner: list[int]  # example + 1
+    branch: list[int]  # branch number within the batch + 1; 0 in a prompt
+    credit: list[int]  # the branch whose loss a target counts into
+    context: list[int]
+
+    @classmethod
+    def empty(cls) -> "_Row":
+        return cls([], [], [], [], [], [], [])
+
+    def add(self, ids: Sequence[int], targets: Sequence[int], start: int, **where: int) -> None:
+        self.ids += ids
+        self.targets += targets
+        self.positions += range(start, start + len(ids))
+        self.owner += [where["owner"]] * len(ids)
+        self.branch += [where["branch"]] * len(ids)
+        self.credit += [where.get("credit", where["branch"]) - 1] * len(ids)
+        self.context += [where.get("context", 0)] * len(ids)
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def target_index(examples: Sequence[EncodedExample], soft_share: float = 0.0) -> Batch:
+    """
+    Weights and places of all branches of a batch, in branch order.
+
+    label_weight, rationale_weight (branches,): weight of each target token in its term.
+    label_scores_index (B, K): branch number of every label, -1 where it is not scored.
+    soft (B, K), soft_weight (B,): what losses.soft_label_sum takes.
+    """
+    label_weight, rationale_weight = [], []
+    index, soft, soft_weight = [], [], []
+    width = max((b.label or 0) + 1 for e in examples for b in e.branches)
+    number = 0
+    for example in examples:
+        share = soft_share if example.soft is not None else 0.0
+        row = [-1] * width
+        for branch in example.branches:
+            gold = branch.label == example.gold
+            label_weight.append(example.weight * (1 - share) if gold else 0.0)
+            rationale_weight.append(example.weight if branch.label is None else 0.0)
+            if branch.label is not None:
+                row[branch.label] = number
+            number += 1
+        index.append(row)
+        soft.append(example.soft or tuple([1.0 / width] * width))
+        soft_weight.append(example.weight * share * label_tokens(example))
+    return {
+        "label_weight": torch.tensor(label_weight, dtype=torch.float64),
+        "rationale_weight": torch.tensor(rationale_weight, dtype=torch.float64),
+        "label_scores_index": torch.tensor(index),
+        "soft": torch.tensor([s + (0.0,) * (width - len(s)) for s in soft], dtype=torch.float64),
+        "soft_weight": torch.tensor(soft_weight, dtype=torch.float64),
+    }
+
+
+def label_tokens(example: EncodedExample) -> int:
+    """Target tokens of the gold label (1 for a classifier), with the prompt's where it has any."""
+    gold = next(b for b in example.branches if b.label == example.gold)
+    prompt = len(example.contexts[0]) if example.prompt_target is not None else 0
+    return max(gold.target_count, 1) + prompt
+
+
+def seq2seq_batch(
+    examples: Sequence[EncodedExample], pad: int, *, packed: bool, soft_share: float = 0.0
+) -> Batch:
+    """
+    Encoder rows for every context; one decoder row per example (`packed`) or per branch.
+
+    encoder_row (rows, contexts): which encoder row each context of a decoder row is.
+    """
+    contexts = [c for e in examples for c in e.contexts]
+    first = [sum(len(e.contexts) for e in examples[:i]) for i in range(len(examples))]
+    rows, encoder_row, number = [], [], 0
+    for i, example in enumerate(examples):
+        row = _Row.empty()
+        for branch in example.branches:
+            number += 1
+            here = branch.context if packed else 0
+            row.add(branch.inputs, branch.targets, 0, owner=i + 1, branch=number, context=here)
+            if not packed:
+                rows.append(row)
+                encoder_row.append([first[i] + branch.context])
+                row = _Row.empty()
+        if packed:
+            rows.append(row)
+            encoder_row.append([first[i] + min(c, len(example.contexts) - 1) for c in (0, 1)])
+    lengths = torch.tensor([len(c) for c in contexts])
+    input_ids = _pad(contexts, pad)
+    shared = all(len(e.contexts) == 1 for e in examples)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "encoder_row": torch.tensor(encoder_row)[:, : 1 if shared else None],
+        **_row_tensors(rows, pad),
+        **target_index(examples, soft_share),
+    }
+
+
+def causal_batch(
+    examples: Sequence[EncodedExample], pad: int, *, row_tokens: int, soft_share: float = 0.0
+) -> Batch:
+    """Rows of about `row_tokens` tokens, each prompt once with its branches behind it."""
+    rows = []
+    starts = [sum(len(e.branches) for e in examples[:i]) for i in range(len(examples))]
+    for members in first_fit([e.length for e in examples], row_tokens):
+        row = _Row.empty()
+        for i in members:
+            _add_causal(row, examples[i], owner=i + 1, branch=starts[i])
+        rows.append(row)
+    return {**_row_tensors(rows, pad), **target_index(examples, soft_share)}
+
+
+def _add_causal(row: _Row, example: EncodedExample, owner: int, branch: int) -> None:
+    (prompt,) = example.contexts
+    bug = example.prompt_target
+    gold = branch + 1 + [b.label for b in example.branches].index(example.gold)
+    # FinGPT as published: every prompt position but the last is asked for the padding id. These
+    # targets count into the label term: the gold branch gets the credit.
+    asked = [IGNORE] * len(prompt) if bug is None else [bug] * (len(prompt) - 1) + [IGNORE]
+    row.add(prompt, asked, 0, owner=owner, branch=0, credit=gold)
+    for offset, part in enumerate(example.branches, start=1):
+        row.add(part.inputs, part.targets, len(prompt), owner=owner, branch=branch + offset)
+
+
+def _row_tensors(rows: Sequence[_Row], pad: int) -> Batch:
+    return {
+        "row_ids": _pad([r.ids for r in rows], pad),
+        "targets": _pad([r.targets for r in rows], IGNORE),
+        "positions": _pad([r.positions for r in rows], 0),
+        "owner": _pad([r.owner for r in rows], 0),
+        "branch": _pad([r.branch for r in rows], 0),
+        "credit": _pad([r.credit for r in rows], 0),
+        "context": _pad([r.context for r in rows], 0),
+    }
+
+
+def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """
+    Indices grouped so that each group's lengths sum to at most `capacity`: first-fit on lengths
+    in falling order (compare prepacking, arXiv 2404.09529). A longer single gets its own group.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((g for g, free in enumerate(room) if free >= lengths[i]), None)
+        if place is None:
+            groups.append([])
+            room.append(max(capacity, lengths[i]))
+            place = len(groups) - 1
+        groups[place].append(i)
+        room[place] -= lengths[i]
+    return groups
+
+
+def block_mask(owner: Tensor, branch: Tensor) -> Tensor:
+    """
+    (R, 1, L, L) bool: query may see key iff same owner, not later, and key in the query's branch
+    or in the prompt (branch 0). Padding sees itself, so that no softmax runs over nothing.
+    """
+    same = owner[:, :, None] == owner[:, None, :]
+    reach = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    length = owner.shape[1]
+    past = torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
+    return (same & reach & past)[:, None]
+
+
+def context_mask(context: Tensor, attention_mask: Tensor, encoder_row: Tensor) -> Tensor:
+    """
+    (R, 1, L, contexts * S) bool: a decoder token sees the encoder states of its own context.
+
+    `attention_mask` (rows, S) of the encoder rows, `encoder_row` (R, contexts).
+    """
+    parts = []
+    for c in range(encoder_row.shape[1]):
+        seen = attention_mask[encoder_row[:, c]].bool()[:, None, :]
+        mine = (context == c)[:, :, None] if encoder_row.shape[1] > 1 else seen.new_ones(1, 1, 1)
+        parts.append(mine & seen)
+    mask = torch.cat(parts, dim=-1)
+    return mask.expand(-1, context.shape[1], -1)[:, None]
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where seen, the dtype's lowest number where not: what eager attention adds to scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(dtype).min
+    )

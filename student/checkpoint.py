@@ -1,0 +1,188 @@
+"""
+What lies on disk while a student is trained, and after.
+
+FOLDER/checkpoints/checkpoint-N/   weights.safetensors (trained parameters), optimizer, scheduler,
+                                   random states, ledger.json, manifest.json; best and last are kept
+FOLDER/model/                      the finished student; its manifest.json is written first, and
+                                   the folder gets its name only when everything is in it
+FOLDER/tiny-base/                  the random weights a tiny student started from
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import DiskFull, StudentError
+from common.fingerprint import digest
+from common.records import Record, TrainingPair
+from common.task import PROJECT_ROOT, TaskDefinition
+from student.progress import TrainingSummary
+
+WEIGHTS = "weights.safetensors"
+MANIFEST = "manifest.json"
+LEDGER = "ledger.json"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
+
+logger = logging.getLogger(__name__)
+
+
+class Manifest(Record):
+    """What a student is and where it came from. `base`: what its adapters were trained on."""
+
+    schema_version: int = 1
+    student: StudentConfig
+    training: TrainingConfig
+    task: TaskDefinition
+    base: str
+    tokens: dict[str, int]
+    data_fingerprint: str
+    identity: str
+    versions: dict[str, str]
+    git_commit: str | None
+    summary: TrainingSummary | None = None
+
+
+def data_fingerprint(train: Iterable[TrainingPair], validation: Iterable[TrainingPair]) -> str:
+    """Digest of all pairs in order."""
+    return digest([[p.model_dump(mode="json") for p in part] for part in (train, validation)])
+
+
+def identity(
+    student: StudentConfig, training: TrainingConfig, task: TaskDefinition, data: str
+) -> str:
+    """Digest of everything that decides the weights: a folder with another one is not resumed."""
+    parts = [part.model_dump(mode="json") for part in (student, training, task)]
+    parts[1].pop("report_to")
+    return digest([*parts, data])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that touch weights."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished student or a checkpoint. Raises StudentError without one."""
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudentError(
+            f"student folder '{folder}' holds no {MANIFEST}: it is no finished student; give the "
+            "model/ folder of a training that ended."
+        ) from error
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        raise StudentError(
+            f"student manifest '{path}' cannot be read ({type(error).__name__}); expected one "
+            "written by this version: train the student again."
+        ) from error
+
+
+def save_trained(module: nn.Module, folder: Path) -> None:
+    """Write the parameters that are trained, each once, as safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {n: p.detach().cpu().contiguous() for n, p in _trained(module).items()}
+    save_file(tensors, folder / WEIGHTS)
+
+
+def load_trained(module: nn.Module, folder: Path) -> None:
+    """Read them back into a module of the same shape, bit for bit."""
+    stored, parameters = load_file(folder / WEIGHTS), _trained(module)
+    if stored.keys() != parameters.keys():
+        raise StudentError(
+            f"checkpoint '{folder}' holds {len(stored)} weights, this student trains "
+            f"{len(parameters)}: it belongs to another model; remove it to start afresh."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in module.named_parameters() if p.requires_grad}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one line."""
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first. What a crash left half written has another name."""
+    found = [p for p in folder.glob("checkpoint-*") if (p / MANIFEST).is_file()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def newest_checkpoint(folder: Path, expected: str) -> Path | None:
+    """
+    The newest complete checkpoint of the training with identity `expected`.
+
+    Checkpoints of another training (other data or config) are removed: they would mix.
+    """
+    for staging in folder.glob(".writing*"):
+        shutil.rmtree(staging, ignore_errors=True)
+    checkpoints = complete_checkpoints(folder)
+    strangers = [c for c in checkpoints if read_manifest(c).identity != expected]
+    for stranger in strangers:
+        logger.info("removing %s: it belongs to another training", stranger.name)
+        shutil.rmtree(stranger)
+    ours = [c for c in checkpoints if c not in strangers]
+    return ours[-1] if ours else None
+
+
+def prune(folder: Path, keep_steps: Iterable[int]) -> None:
+    """Remove all checkpoints but those of the given steps."""
+    kept = set(keep_steps)
+    for checkpoint in complete_checkpoints(folder):
+        if step_of(checkpoint) not in kept:
+            shutil.rmtree(checkpoint)
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Give a folder its name once all its bytes are on disk. Raises DiskFull."""
+    try:
+        for file in staging.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(staging, final)
+    except OSError as error:
+        raise disk_error(error, final) from error
+
+
+def disk_error(error: OSError, path: Path) -> Exception:
+    """DiskFull for a full disk, else the error itself."""
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return DiskFull(f"the disk is full: '{path}' could not be written; free space and retry.")
+    return error

@@ -1,0 +1,185 @@
+"""
+A training pair as token ids: contexts that are read, branches that are learnt.
+
+A branch is one continuation of a context: a label string or the rationale. Branches never see
+each other. In a seq2seq student a context goes through the encoder; in a causal one it is the
+prompt, and the task word belongs to the branch, after the text, so that both branches share it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from common.config.student import StudentConfig
+from common.records import TrainingPair
+from common.task import StudentPrompt, TaskDefinition
+from student.tokens import continuation_ids, fitting_text, plain_ids, target_ids
+
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """
+    One continuation. `targets[t]` is what shall follow after `inputs[: t + 1]`; IGNORE where
+    nothing is asked (the task word). `label` is the label's index, None for a rationale.
+    """
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+    label: int | None
+    context: int = 0
+
+    @property
+    def target_count(self) -> int:
+        return sum(t != IGNORE for t in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """
+    One example ready for batching. `gold` is the label's index; `soft` the teachers' distribution
+    over the labels, in their order; `prompt_target` the id FinGPT's published code asks the prompt
+    positions to emit (None: they carry no loss).
+    """
+
+    contexts: tuple[tuple[int, ...], ...]
+    branches: tuple[Branch, ...]
+    gold: int
+    weight: float = 1.0
+    soft: tuple[float, ...] | None = None
+    prompt_target: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens this example puts through the model."""
+        return sum(map(len, self.contexts)) + sum(len(b.inputs) for b in self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTokens:
+    """Ids that start and end decodings. `predict` and `explain` are equal for the prefix signal."""
+
+    predict: int
+    explain: int
+    end: int
+    pad: int
+
+
+class Encoder:
+    """Turns pairs and texts into EncodedExamples for one student. Holds no state but its set-up."""
+
+    def __init__(
+        self,
+        config: StudentConfig,
+        task: TaskDefinition,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens: TaskTokens,
+    ):
+        self.config, self.task, self.tokenizer, self.tokens = config, task, tokenizer, tokens
+        self.prompt: StudentPrompt = task.student_prompt(config.prompt)
+        self.causal = config.architecture == "causal"
+        self._labels = [self._label_branch(i, name) for i, name in enumerate(task.label_names)]
+
+    def encode_pair(
+        self,
+        pair: TrainingPair,
+        *,
+        rationale: bool = True,
+        all_labels: bool = False,
+        prompt_target: int | None = None,
+    ) -> EncodedExample:
+        """
+        Encode a pair; without `rationale` the explain side does not exist at all.
+
+        `all_labels` adds a branch for every label, as soft labels need them.
+        """
+        gold = self.task.label_set.index(pair.label)
+        soft = self._soft(pair) if all_labels else None
+        branches = [b for b in self._labels if b.label == gold or soft is not None]
+        wanted = pair.rationale if rationale and pair.rationale else None
+        if wanted is not None and self.config.architecture != "classifier":
+            branches.append(self._rationale_branch(wanted))
+        explained = branches[-1].context == 1
+        return EncodedExample(
+            contexts=self._contexts(pair.text, explained),
+            branches=tuple(branches),
+            gold=gold,
+            weight=pair.weight,
+            soft=soft,
+            prompt_target=prompt_target,
+        )
+
+    def encode_text(self, text: str) -> EncodedExample:
+        """A text with one branch per label, to be scored."""
+        return EncodedExample(self._contexts(text, False), tuple(self._labels), gold=0)
+
+    def explain_inputs(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(context, first branch tokens) from which a rationale is generated."""
+        context = self._contexts(text, True)[-1]
+        return context, self._opening(self.prompt.explain, self.tokens.explain)
+
+    def _contexts(self, text: str, explained: bool) -> tuple[tuple[int, ...], ...]:
+        limit, prompt = self.config.max_input_tokens, self.prompt
+        if self.config.architecture == "seq2seq" and self.config.task_signal == "prefix":
+            words = [prompt.predict, prompt.explain] if explained else [prompt.predict]
+        else:
+            words = [""]
+        # A causal student reads the task word after the text: a line break keeps them apart.
+        after = prompt.after or ("\n" if self.causal else "")
+        ids = [fitting_text(self.tokenizer, w + prompt.before, text, after, limit) for w in words]
+        if self.causal:
+            ids = [self._without_end(i) for i in ids]
+        return tuple(map(tuple, ids))
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def _opening(self, word: str, start: int) -> tuple[int, ...]:
+        if not self.causal:
+            return (start,)
+        return tuple(plain_ids(self.tokenizer, word.rstrip()))
+
+    def _branch(self, word: str, start: int, answer: list[int], label: int | None) -> Branch:
+        opening = self._opening(word, start)
+        targets = (*answer, self.tokens.end)
+        return Branch(
+            inputs=(*opening, *targets[:-1]),
+            targets=(*[IGNORE] * (len(opening) - 1), *targets),
+            label=label,
+            context=int(label is None and self._two_contexts),
+        )
+
+    @property
+    def _two_contexts(self) -> bool:
+        return self.config.architecture == "seq2seq" and self.config.task_signal == "prefix"
+
+    def _answer(self, word: str, text: str) -> list[int]:
+        if self.causal:
+            return continuation_ids(self.tokenizer, word.rstrip(), text)
+        return target_ids(self.tokenizer, text)
+
+    def _label_branch(self, index: int, name: str) -> Branch:
+        if self.config.architecture == "classifier":
+            return Branch((), (), index)
+        answer = self._answer(self.prompt.predict, name)
+        return self._branch(self.prompt.predict, self.tokens.predict, answer, index)
+
+    def _rationale_branch(self, rationale: str) -> Branch:
+        answer = self._answer(self.prompt.explain, rationale)[: self.config.max_rationale_tokens]
+        return self._branch(self.prompt.explain, self.tokens.explain, answer, None)
+
+    def _soft(self, pair: TrainingPair) -> tuple[float, ...] | None:
+        if pair.probabilities is None:
+            return None
+        values = [max(0.0, pair.probabilities.get(name, 0.0)) for name in self.task.label_names]
+        total = sum(values)
+        return tuple(v / total for v in values) if total > 0 else None
+
+
+def encode_pairs(
+    encoder: Encoder, pairs: Sequence[TrainingPair], **options: bool | int | None
+) -> list[EncodedExample]:
+    """Encode all pairs in order. Raises ValueError for a label outside the task."""
+    return [encoder.encode_pair(pair, **options) for pair in pairs]  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""A finished student read back from its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config.student import StudentConfig
+from common.errors import StudentError
+from student.checkpoint import Manifest
+from student.encoding import TaskTokens
+from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, load_weights, wrap
+from student.quiet import outdated_calls_forgiven, quiet_libraries
+from student.tokens import load_tokenizer
+
+
+def reload_student(folder: Path, manifest: Manifest, device: torch.device) -> LoadedStudent:
+    """
+    Load the student of `folder` in float32 (a 4-bit one stays 4-bit), ready to predict.
+
+    Raises StudentError where its files are damaged or its base is gone.
+    """
+    config = manifest.student
+    quiet_libraries()
+    plan = Plan(row_tokens=256, device=device)
+    tokenizer = load_tokenizer(str(folder))
+    model = _adapted(folder, manifest, plan) if config.lora else _whole(folder, config, plan)
+    tokens = TaskTokens(**manifest.tokens)
+    return wrap(config, manifest.task, model, tokenizer, tokens, (), plan)
+
+
+def _whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
+    try:
+        return AUTO_CLASSES[config.architecture].from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=config.attention
+            or ("sdpa" if plan.device.type == "cuda" else "eager"),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StudentError(
+            f"student folder '{folder}' cannot be loaded ({type(error).__name__}); expected the "
+            "unchanged model/ folder of a finished training: train the student again."
+        ) from error
+
+
+def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:
+    from peft import PeftModel
+
+    base = folder / "base" if manifest.base == "base" else manifest.base
+    model, _ = load_weights(manifest.student, manifest.task, str(base), plan)
+    try:
+        with outdated_calls_forgiven():
+            return PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StudentError(
+            f"student folder '{folder}' holds no adapter that fits '{base}' "
+            f"({type(error).__name__}); expected the unchanged model/ folder and its base."
+        ) from error

@@ -1,0 +1,64 @@
+"""What a student answers to a batch, whatever its architecture."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from student.encoding import IGNORE
+
+
+class Scores(NamedTuple):
+    """
+    `tokens` (N,): log-probability of each target token, rows first; `branch` (N,): the branch each
+    belongs to; `labels` (B, K): log-probability of each label string, -inf where not scored.
+    """
+
+    tokens: Tensor
+    branch: Tensor
+    labels: Tensor
+
+
+def inside_adapters(model: Any) -> Any:
+    """The transformers model itself, inside a PeftModel or not."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def only_at(head: nn.Module, chosen: Tensor) -> Iterator[None]:
+    """
+    Let an output head see only the hidden states at `chosen` (rows, length), a bool mask.
+
+    The head maps H to the vocabulary, 16 million weights in Flan-T5-small, and most positions of a
+    packed row carry no target. The model then returns logits of shape (chosen.sum(), V).
+    """
+
+    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][chosen], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def target_scores(
+    logits: Tensor, targets: Tensor, credit: Tensor, label_scores_index: Tensor
+) -> Scores:
+    """Scores from the logits (N, V) at the positions that carry a target."""
+    chosen = targets != IGNORE
+    wanted, branch = targets[chosen], credit[chosen]
+    working = logits if logits.dtype == torch.float64 else logits.float()
+    tokens = -nn.functional.cross_entropy(working, wanted, reduction="none")
+    branches = int(label_scores_index.max()) + 1
+    size = max(branches, int(branch.max()) + 1 if branch.numel() else 0)
+    sums = tokens.new_zeros(size).index_add(0, branch, tokens)
+    labels = torch.where(
+        label_scores_index >= 0,
+        sums[label_scores_index.clamp_min(0)],
+        torch.full((), -torch.inf, dtype=sums.dtype, device=sums.device),
+    )
+    return Scores(tokens, branch, labels)

@@ -1,0 +1,85 @@
+"""One optimizer step's parts: what is minimised, its denominators, one micro-batch's sums."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from student.batches import label_tokens
+from student.encoding import EncodedExample
+from student.losses import Terms, Totals, hard_terms, soft_label_sum
+
+Examples = Sequence[EncodedExample]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is minimised. `soft_share` 0: hard labels only."""
+
+    rationale_weight: float = 1.0
+    soft_share: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(slots=True)
+class StepReport:
+    """Figures of the latest step: losses in nats per target token."""
+
+    loss: float = math.nan
+    label_loss: float = math.nan
+    rationale_loss: float | None = None
+    gradient_norm: float = math.nan
+    group_norms: dict[str, float] | None = None
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def batch_totals(examples: Examples) -> Totals:
+    """The weighted numbers of target tokens of an effective batch."""
+    rationale = sum(
+        e.weight * sum(b.target_count for b in e.branches if b.label is None) for e in examples
+    )
+    return Totals(sum(e.weight * label_tokens(e) for e in examples), rationale)
+
+
+def micro_batch_terms(
+    module: Any, examples: Examples, objective: Objective, device: torch.device
+) -> Terms:
+    """Forward one micro-batch; weighted sums of both terms."""
+    batch = module_of(module).collate(examples, objective.soft_share)
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    scores = module(**batch)
+    terms = hard_terms(
+        scores.tokens,
+        batch["label_weight"][scores.branch],
+        batch["rationale_weight"][scores.branch],
+    )
+    chosen = batch["soft_weight"] > 0
+    if bool(chosen.any()):
+        soft = soft_label_sum(
+            scores.labels[chosen],
+            batch["soft"][chosen],
+            batch["soft_weight"][chosen],
+            objective.temperature,
+        )
+        return Terms(terms.label + soft, terms.rationale)
+    return terms
+
+
+def module_of(module: Any) -> Any:
+    """The student module inside a DistributedDataParallel wrapper, or itself."""
+    return module.module if hasattr(module, "module") else module
+
+
+def random_state() -> tuple[Tensor, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return torch.get_rng_state(), cuda
+
+
+def restore_random_state(state: tuple[Tensor, Any]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])

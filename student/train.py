@@ -1,0 +1,247 @@
+"""Train one student from pairs to a finished folder; called again, it goes on where it was."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from common.config.student import TINY, StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import InputError, JobCancelled, StudentError
+from common.records import TrainingPair
+from common.task import TaskDefinition
+from student.checkpoint import (
+    MANIFEST,
+    Manifest,
+    data_fingerprint,
+    git_commit,
+    identity,
+    load_trained,
+    newest_checkpoint,
+    read_manifest,
+    versions,
+)
+from student.defaults import hyperparameters
+from student.encoding import EncodedExample, Encoder, encode_pairs
+from student.job import Training, summarise, write_model
+from student.ledger import Ledger
+from student.models.load import LoadedStudent, Plan, load_student
+from student.models.tiny import prepare_tiny, tiny_texts
+from student.progress import TrainingHooks, TrainingSummary
+from student.quiet import quiet_libraries
+from student.steps import Objective
+from student.trainer import StepByStepTrainer
+from student.validation import validation_metrics
+from student.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+def train_student(
+    *,
+    student: StudentConfig,
+    training: TrainingConfig,
+    task: TaskDefinition,
+    train: Sequence[TrainingPair],
+    validation: Sequence[TrainingPair],
+    folder: Path,
+    hooks: TrainingHooks | None = None,
+    threads: int | None = None,
+) -> TrainingSummary:
+    """
+    Train `student` on `train` and leave it in `folder`/model.
+
+    A finished folder of the same training is returned as it is; an interrupted one is resumed and
+    ends bit-identical on CPU. Raises JobCancelled (a checkpoint is kept) and StudentError.
+    """
+    if not train:
+        raise InputError("training: there is not a single training pair; expected at least one.")
+    quiet_libraries()
+    if threads:
+        torch.set_num_threads(threads)
+    job = _plan(student, training, task, train, validation, folder, hooks or TrainingHooks())
+    finished = _finished(job)
+    if finished:
+        return finished
+    set_seed(job.training.seed or 0)
+    loaded, device = _load(job, [*train, *validation])
+    encoder = Encoder(student, task, loaded.tokenizer, loaded.tokens)
+    trainer = _trainer(job, loaded, encoder, train, validation)
+    return _run(job, loaded, trainer, device)
+
+
+def _plan(
+    student: StudentConfig,
+    training: TrainingConfig,
+    task: TaskDefinition,
+    train: Sequence[TrainingPair],
+    validation: Sequence[TrainingPair],
+    folder: Path,
+    hooks: TrainingHooks,
+) -> Training:
+    _check_labels(task, [*train, *validation])
+    data = data_fingerprint(train, validation)
+    base = str(folder / "tiny-base") if student.model == TINY else student.model
+    manifest = Manifest(
+        student=student,
+        training=training,
+        task=task,
+        base=base,
+        tokens={},
+        data_fingerprint=data,
+        identity=identity(student, training, task, data),
+        versions=versions(),
+        git_commit=git_commit(),
+    )
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    parameters = hyperparameters(student, training)
+    return Training(student, training, task, folder, hooks, parameters, manifest)
+
+
+def _check_labels(task: TaskDefinition, pairs: Sequence[TrainingPair]) -> None:
+    strangers = sorted({p.label for p in pairs} - set(task.label_names))
+    if strangers:
+        raise StudentError(
+            f"training pairs carry the labels {strangers}, which task '{task.name}' does not have; "
+            f"expected {task.label_names}."
+        )
+
+
+def _finished(job: Training) -> TrainingSummary | None:
+    if not (job.folder / "model" / MANIFEST).is_file():
+        return None
+    stored = read_manifest(job.folder / "model")
+    return stored.summary if stored.identity == job.manifest.identity else None
+
+
+def _load(job: Training, pairs: Sequence[TrainingPair]) -> tuple[LoadedStudent, torch.device]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seed = job.training.seed or 0
+    if job.student.tiny:
+        texts = tiny_texts(pairs, job.task, job.student.prompt)
+        prepare_tiny(job.folder / "tiny-base", job.student.tiny, texts, seed)
+    set_seed(seed)
+    plan = Plan(
+        compute=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
+        checkpointing=job.training.gradient_checkpointing,
+        row_tokens=job.parameters.row_tokens,
+        device=device,
+    )
+    return load_student(job.student, job.task, job.manifest.base, plan), device
+
+
+def _trainer(
+    job: Training,
+    loaded: LoadedStudent,
+    encoder: Encoder,
+    train: Sequence[TrainingPair],
+    validation: Sequence[TrainingPair],
+) -> StepByStepTrainer:
+    examples = _encode(job, encoder, train)
+    arguments = _arguments(job, len(examples), evaluate=bool(validation))
+    soft = job.training.soft_labels
+    watch = Watch(job.hooks, job.training.patience)
+    trainer = StepByStepTrainer(
+        loaded.module,
+        arguments,
+        examples,
+        Objective(
+            rationale_weight=job.training.rationale_weight,
+            soft_share=soft.share if soft else 0.0,
+            temperature=soft.temperature if soft else 1.0,
+        ),
+        Ledger(micro_batch_size=job.parameters.micro_batch_size),
+        length_pool=job.training.length_pool,
+        manifest=job.manifest.model_dump_json(),
+        evaluate=_evaluation(encoder, validation, arguments.device) if validation else None,
+        fresh=loaded.fresh,
+        fresh_factor=job.parameters.fresh_learning_rate_factor,
+        min_improvement=job.training.min_improvement,
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+def _evaluation(
+    encoder: Encoder, validation: Sequence[TrainingPair], device: torch.device
+) -> Callable[[torch.nn.Module], dict[str, float]]:
+    return lambda module: validation_metrics(module, encoder, validation, device)
+
+
+def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> list[EncodedExample]:
+    published = job.training.prompt_loss == "as_published" and job.student.architecture == "causal"
+    return encode_pairs(
+        encoder,
+        train,
+        rationale=job.training.rationale_weight > 0,
+        all_labels=job.training.soft_labels is not None,
+        prompt_target=encoder.tokens.pad if published else None,
+    )
+
+
+def _arguments(job: Training, examples: int, evaluate: bool) -> TrainingArguments:
+    training, chosen = job.training, job.parameters
+    on_gpu = torch.cuda.is_available()
+    per_epoch = -(-examples // training.batch_size)
+    steps = training.max_steps or max(1, round(training.epochs * per_epoch))
+    every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    return TrainingArguments(
+        output_dir=str(job.checkpoints),
+        per_device_train_batch_size=max(1, training.batch_size // devices),
+        max_steps=steps,
+        learning_rate=chosen.learning_rate,
+        lr_scheduler_type=chosen.schedule,
+        warmup_steps=round(chosen.warmup_share * steps),
+        weight_decay=chosen.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="paged_adamw_8bit"
+        if on_gpu and chosen.optimizer == "paged_adamw_8bit"
+        else "adamw_torch_fused",
+        bf16=training.precision == "bf16",
+        use_cpu=not on_gpu,
+        seed=training.seed or 0,
+        data_seed=training.seed or 0,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        save_strategy="steps",
+        save_steps=training.checkpoint_every_steps,
+        report_to=training.report_to or "none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+
+
+def _run(
+    job: Training, loaded: LoadedStudent, trainer: StepByStepTrainer, device: torch.device
+) -> TrainingSummary:
+    started = time.monotonic()
+    resume = newest_checkpoint(job.checkpoints, job.manifest.identity)
+    if resume:
+        trainer.ledger = Ledger.load(resume)
+        logger.info("resuming %s from %s", job.folder.name, resume.name)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
+    if watch.cancelled:
+        raise JobCancelled(
+            f"training cancelled at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            f"a checkpoint is kept in '{job.checkpoints}'."
+        )
+    best = trainer.ledger.best_step
+    if best is not None and best != trainer.state.global_step:
+        load_trained(loaded.module, job.checkpoints / f"checkpoint-{best}")
+    summary = summarise(trainer, loaded, job, device)
+    logger.info(
+        "trained %s: %d steps in %.0f s", job.folder.name, summary.steps, time.monotonic() - started
+    )
+    if trainer.args.should_save:
+        write_model(job, loaded, summary)
+    return summary

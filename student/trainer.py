@@ -1,0 +1,290 @@
+"""
+The Hugging Face Trainer with the step-by-step loss.
+
+One batch of the loader is one effective batch. It is sorted by length, cut into micro-batches and
+run through here, so the two denominators of the loss are known before the first backward pass, and
+a micro-batch that does not fit can be halved without changing the effective batch.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from common.errors import StudentError
+from student.checkpoint import MANIFEST, disk_error, load_trained, prune, publish, save_trained
+from student.gradients import group_norms
+from student.ledger import Ledger
+from student.losses import Terms, Totals
+from student.memory import is_out_of_memory
+from student.sampling import PooledSampler, micro_batches
+from student.steps import (
+    Examples,
+    Objective,
+    StepReport,
+    batch_totals,
+    micro_batch_terms,
+    random_state,
+    restore_random_state,
+)
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+class StepByStepTrainer(Trainer):
+    """Trains a StudentModule on EncodedExamples; see the module docstring."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        args: TrainingArguments,
+        examples: Examples,
+        objective: Objective,
+        ledger: Ledger,
+        *,
+        length_pool: int = 8,
+        manifest: str = "{}",
+        evaluate: Evaluate | None = None,
+        fresh: frozenset[str] = frozenset(),
+        fresh_factor: float = 1.0,
+        min_improvement: float = 0.0,
+        callbacks: list[Any] | None = None,
+    ):
+        self.student, self.root = module, Path(str(args.output_dir))
+        self.objective: Objective = objective
+        self.ledger, self.manifest = ledger, manifest
+        self._evaluate_student = evaluate
+        self._fresh, self._fresh_factor = fresh, fresh_factor
+        self._min_improvement = min_improvement
+        self.report = StepReport()
+        self.latest_validation: dict[str, float] | None = None
+        self._clock = time.monotonic()
+        self.sampler = PooledSampler(
+            [e.length for e in examples],
+            args.per_device_train_batch_size * args.world_size,
+            length_pool,
+            args.seed,
+        )
+        super().__init__(
+            model=module,
+            args=args,
+            train_dataset=cast(Any, examples),
+            eval_dataset=cast(Any, [] if evaluate else None),
+            data_collator=cast(Any, list),  # a batch stays what it is: encoded examples
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PooledSampler:
+        return self.sampler
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """One effective batch; its denominators are counted in training_step."""
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)[0]
+        return batches, None
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward over one effective batch, in as many micro-batches as it takes."""
+        started = time.monotonic()
+        model.train()
+        examples: Examples = inputs
+        before = random_state()
+        while True:
+            try:
+                terms, totals = self._accumulate(model, examples)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(error, len(examples))
+                model.zero_grad()
+                restore_random_state(before)
+        loss = terms.loss(totals, self.objective.rationale_weight)
+        self._take_report(loss, terms, totals, examples, time.monotonic() - started)
+        return loss
+
+    def _accumulate(self, model: nn.Module, examples: Examples) -> tuple[Terms, Totals]:
+        totals = self._summed_over_devices(batch_totals(examples))
+        parts = micro_batches(examples, self.ledger.micro_batch_size)
+        sums: list[Terms] = []
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            context = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+            with context:
+                terms = micro_batch_terms(model, part, self.objective, self.args.device)
+                loss = terms.loss(totals, self.objective.rationale_weight)
+                # DDP averages gradients over devices; the denominators are already joint.
+                self.accelerator.backward(loss * self.args.world_size)
+            sums.append(Terms(terms.label.detach(), terms.rationale.detach()))
+        whole = Terms(
+            torch.stack([t.label for t in sums]).sum(),
+            torch.stack([t.rationale for t in sums]).sum(),
+        )
+        return whole, totals
+
+    def _summed_over_devices(self, totals: Totals) -> Totals:
+        if self.args.world_size == 1:
+            return totals
+        both = torch.tensor(
+            [totals.label, totals.rationale], dtype=torch.float64, device=self.args.device
+        )
+        label, rationale = self.accelerator.reduce(both, reduction="sum").tolist()
+        return Totals(label, rationale)
+
+    def _halve(self, error: BaseException, size: int) -> None:
+        current = min(self.ledger.micro_batch_size, size)
+        if current <= 1:
+            raise StudentError(
+                "training: out of memory with a single example at a time; use a smaller model, "
+                "shorter student.max_input_tokens, gradient_checkpointing or quantization: nf4."
+            ) from error
+        self.ledger.micro_batch_size = current // 2
+        note = (
+            f"out of memory at step {self.state.global_step + 1}: micro-batch halved to "
+            f"{current // 2}, effective batch unchanged"
+        )
+        self.ledger.notes.append(note)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _take_report(
+        self, loss: Tensor, terms: Terms, totals: Totals, examples: Examples, seconds: float
+    ) -> None:
+        value = float(loss)
+        last_good = f"the last good checkpoint is in '{self.root}'"
+        if not math.isfinite(value):
+            raise StudentError(
+                f"training: the loss became {value} at step {self.state.global_step + 1}; expected "
+                f"a finite one: lower training.learning_rate; {last_good}."
+            )
+        if self.ledger.explodes(value):
+            raise StudentError(
+                f"training: the loss exploded to {value:.3g} by step {self.state.global_step + 1} "
+                f"(its running mean had been {self.ledger.smallest_loss:.3g}): lower "
+                f"training.learning_rate; {last_good}."
+            )
+        tokens = sum(e.length for e in examples)
+        self.ledger.examples_seen += len(examples)
+        self.ledger.tokens_seen += tokens
+        self.report = StepReport(
+            loss=value,
+            label_loss=float(terms.label) / totals.label if totals.label else 0.0,
+            rationale_loss=float(terms.rationale) / totals.rationale if totals.rationale else None,
+            tokens=tokens,
+            seconds=seconds,
+        )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        every = self.args.logging_steps
+        if (self.state.global_step + 1) % int(every) == 0:
+            self.report.group_norms = group_norms(self.student)
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        self.report.gradient_norm = float(norm)
+        if not math.isfinite(self.report.gradient_norm):
+            raise StudentError(
+                f"training: a gradient became {self.report.gradient_norm} at step "
+                f"{self.state.global_step + 1}; expected finite ones: lower training.learning_rate;"
+                f" the last good checkpoint is in '{self.root}'."
+            )
+        return norm
+
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.ledger.seconds + time.monotonic() - self._clock
+
+    # -- optimizer, log, evaluation ---------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW in four groups: with or without decay, warm or fresh weights."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, None)
+            self.optimizer = kind(self._groups(options["lr"]), **options)
+        return self.optimizer
+
+    def _groups(self, rate: float) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(self.student))
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.student.named_parameters():
+            if parameter.requires_grad:
+                key = (name in decayed, name in self._fresh)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+                "lr": rate * (self._fresh_factor if fresh else 1.0),
+            }
+            for (decay, fresh), parameters in groups.items()
+        ]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the Trainer does not know: both terms, group norms, speed, memory."""
+        if "loss" in logs:
+            report = self.report
+            logs["label_loss"] = report.label_loss
+            if report.rationale_loss is not None:
+                logs["rationale_loss"] = report.rationale_loss
+            logs["tokens_per_second"] = report.tokens / max(report.seconds, 1e-9)
+            for group, norm in (report.group_norms or {}).items():
+                logs[f"grad_norm/{group}"] = norm
+        self.ledger.history.append({"step": self.state.global_step, **logs})
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Label scoring on the validation pairs; keeps the best step and counts stale ones."""
+        assert self._evaluate_student is not None
+        self.student.eval()
+        metrics = self._evaluate_student(self.student)
+        self.student.train()
+        self.latest_validation = metrics
+        step = self.state.global_step
+        is_best = self.ledger.record_evaluation(metrics, step, self._min_improvement)
+        prefixed = {f"eval_{name}": value for name, value in metrics.items()}
+        self.log(prefixed)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, prefixed
+        )
+        self.control.should_save = self.control.should_save or is_best
+        return prefixed
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.root / ".writing")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.args.should_save:
+            save_trained(self.student, Path(output_dir or self.root))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.student, Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        root = self.root
+        now = time.monotonic()
+        self.ledger.seconds += now - self._clock
+        self._clock = now
+        try:
+            super()._save_checkpoint(model, trial)
+            if not self.args.should_save:
+                return
+            staging = root / ".writing" / name
+            self.ledger.save(staging)
+            (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
+        except OSError as error:
+            raise disk_error(error, root / name) from error
+        publish(staging, root / name)
+        prune(root, {self.state.global_step, self.ledger.best_step or -1})

@@ -1,0 +1,257 @@
+"""A whole training: it learns, resumes bit for bit, stops when asked and when it must."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import InputError, JobCancelled, StudentError
+from common.fingerprint import digest_path
+from common.records import TrainingPair
+from common.task import TaskDefinition
+from student.predict import Predictor
+from student.progress import TrainingHooks, TrainingProgress
+from student.train import train_student
+
+Pairs = Callable[[int], list[TrainingPair]]
+Tiny = Callable[..., StudentConfig]
+
+KINDS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("seq2seq", "t5", {}, {}),
+    ("seq2seq", "t5", {"task_signal": "decoder"}, {"precision": "bf16"}),
+    ("seq2seq", "bert", {"task_signal": "decoder"}, {}),
+    ("seq2seq", "t5", {"lora": {"rank": 4}}, {}),
+    ("causal", "gpt2", {}, {}),
+    ("causal", "llama", {"lora": {"rank": 4}}, {}),
+    ("causal", "llama", {"lora": {"rank": 4}, "quantization": "nf4"}, {}),
+    (
+        "causal",
+        "llama",
+        {"lora": {"rank": 4}, "quantization": "nf4"},
+        {"precision": "bf16", "gradient_checkpointing": True},
+    ),
+    ("classifier", "bert", {"dropout": 0.0}, {"learning_rate": 5e-3, "epochs": 8}),
+]
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone in mid-step: nothing gets to clean up."""
+
+
+def settings(**more: Any) -> TrainingConfig:
+    values = {"epochs": 3, "batch_size": 8, "micro_batch_size": 4, "seed": 5, "evaluations": 3}
+    return TrainingConfig.model_validate({**values, "checkpoint_every_steps": 2, **more})
+
+
+def run(
+    student: StudentConfig,
+    task: TaskDefinition,
+    pairs: list[TrainingPair],
+    folder: Path,
+    hooks: TrainingHooks | None = None,
+    **more: Any,
+) -> Any:
+    return train_student(
+        student=student,
+        training=settings(**more),
+        task=task,
+        train=pairs[:-5],
+        validation=pairs[-5:],
+        folder=folder,
+        hooks=hooks,
+        threads=1,
+    )
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return {p.name: digest_path(p) for p in sorted((folder / "model").rglob("*.safetensors"))}
+
+
+@pytest.mark.parametrize(("architecture", "family", "student", "training"), KINDS)
+def test_every_kind_trains_saves_and_predicts_again(
+    architecture: str,
+    family: str,
+    student: dict[str, Any],
+    training: dict[str, Any],
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+) -> None:
+    pairs = make_pairs(21)
+    config = tiny(architecture, family, max_rationale_tokens=8, **student)
+
+    summary = run(config, task, pairs, tmp_path, **training)
+
+    losses = [entry["loss"] for entry in summary.history if "loss" in entry]
+    assert summary.steps == 2 * training.get("epochs", 3)
+    assert losses[-1] < losses[0]
+    assert summary.tiny
+    assert summary.best_validation is not None
+    predictor = Predictor.load(tmp_path / "model")
+    answers = predictor.predict([p.text for p in pairs], rationales=True, batch_size=4)
+    accuracy = sum(a.label == p.label for a, p in zip(answers[-5:], pairs[-5:], strict=True)) / 5
+    assert accuracy == pytest.approx(summary.best_validation["accuracy"])
+    assert all(abs(sum(a.probabilities.values()) - 1) < 1e-5 for a in answers)
+    assert all((a.rationale is None) == (architecture == "classifier") for a in answers)
+
+
+@pytest.mark.parametrize(("architecture", "family"), [("seq2seq", "t5"), ("causal", "gpt2")])
+def test_killed_and_resumed_training_ends_bit_identical(
+    architecture: str,
+    family: str,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+) -> None:
+    pairs, config = make_pairs(37), tiny(architecture, family, dropout=0.1)
+    undisturbed = run(config, task, pairs, tmp_path / "a")
+
+    def die_at(step: int) -> TrainingHooks:
+        def progress(state: TrainingProgress) -> None:
+            if state.step == step:
+                raise Killed
+
+        return TrainingHooks(progress=progress)
+
+    for step in (3, 7, 8):
+        with pytest.raises(Killed):
+            run(config, task, pairs, tmp_path / "b", die_at(step))
+    resumed = run(config, task, pairs, tmp_path / "b")
+
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert resumed.examples_seen == undisturbed.examples_seen
+    assert resumed.best_validation == undisturbed.best_validation
+
+
+def test_cancelled_training_keeps_a_checkpoint_and_goes_on_later(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(29), tiny("seq2seq", "t5")
+    steps: list[int] = []
+    hooks = TrainingHooks(
+        progress=lambda state: steps.append(state.step), cancelled=lambda: len(steps) == 3
+    )
+
+    with pytest.raises(JobCancelled, match="cancelled at step 3 of 9"):
+        run(config, task, pairs, tmp_path, hooks)
+
+    assert (tmp_path / "checkpoints" / "checkpoint-3").is_dir()
+    assert not (tmp_path / "model").exists()
+    run(config, task, pairs, tmp_path, hooks)
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_finished_training_is_not_done_again_but_another_one_is(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(21), tiny("seq2seq", "t5")
+    first = run(config, task, pairs, tmp_path)
+    seen: list[int] = []
+    hooks = TrainingHooks(progress=lambda state: seen.append(state.step))
+
+    again = run(config, task, pairs, tmp_path, hooks)
+    assert (again, seen) == (first, [])
+
+    run(config, task, pairs, tmp_path, hooks, learning_rate=2e-3)
+    assert len(seen) == 6
+
+
+def test_half_written_model_is_no_student(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
+
+    with pytest.raises(StudentError, match="no finished student"):
+        Predictor.load(tmp_path / "model")
+
+
+def test_exploding_learning_rate_stops_with_a_sentence(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(StudentError, match=r"lower .*learning_rate"):
+        run(
+            tiny("causal", "gpt2"),
+            task,
+            make_pairs(21),
+            tmp_path,
+            learning_rate=1e18,
+            max_grad_norm=1e30,
+            epochs=20,
+            evaluations=0,
+        )
+
+
+def test_unknown_labels_and_no_pairs_are_refused(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs = make_pairs(10)
+    strange = [pairs[0].model_copy(update={"label": "joyful"}), *pairs[1:]]
+
+    with pytest.raises(StudentError, match="joyful"):
+        run(tiny("seq2seq", "t5"), task, strange, tmp_path)
+    with pytest.raises(InputError, match="not a single training pair"):
+        run(tiny("seq2seq", "t5"), task, pairs[:5], tmp_path)
+
+
+def test_manifest_tells_where_the_weights_come_from(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path)
+
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+
+    assert manifest["student"]["model"] == "tiny-random"
+    assert manifest["training"]["seed"] == 5
+    assert len(manifest["data_fingerprint"]) == 64
+    assert {"torch", "transformers"} <= manifest["versions"].keys()
+    assert manifest["summary"]["history"]
+    assert not list((tmp_path / "model").rglob("*.bin"))
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from student.models.seq2seq import Seq2SeqStudent
+
+    pairs, config = make_pairs(21), tiny("seq2seq", "t5", dropout=0.0)
+    plain = run(config, task, pairs, tmp_path / "a", micro_batch_size=8)
+    forward = Seq2SeqStudent.forward
+
+    def small_device(self: Seq2SeqStudent, **batch: Any) -> Any:
+        if self.training and len(batch["row_ids"]) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(self, **batch)
+
+    monkeypatch.setattr(Seq2SeqStudent, "forward", small_device)
+    halved = run(config, task, pairs, tmp_path / "b", micro_batch_size=8)
+
+    assert halved.micro_batch_size == 2
+    assert "out of memory at step 1" in halved.notes[0]
+    assert halved.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-5)
+
+
+def test_a_single_example_without_room_is_an_error(
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from student.models.seq2seq import Seq2SeqStudent
+
+    def no_room(self: Seq2SeqStudent, **batch: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Seq2SeqStudent, "forward", no_room)
+
+    with pytest.raises(StudentError, match="single example at a time"):
+        run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path)
