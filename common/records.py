@@ -44,6 +44,7 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     UNAVAILABLE = "unavailable"
     NOT_RECORDED = "not_recorded"
+    LOW_CONFIDENCE = "low_confidence"
 
 
 class Usage(Record):
