@@ -67,3 +67,37 @@ class SplitReport(Record):
     def unlabelled_train(self) -> int:
         """Training and validation rows without a gold label."""
         return self.parts["train"].unlabelled + self.parts["validation"].unlabelled
+
+    def sentences(self) -> list[str]:
+        """What a person should know of this split, most important first."""
+        sizes = ", ".join(f"{part.rows:,} {name}" for name, part in self.parts.items())
+        found = [f"{self.source}: {self.rows:,} rows read; {sizes}."]
+        if self.duplicates.count:
+            found.append(
+                f"Test texts that also stand in the training part: {self.duplicates.count} "
+                f"({self._what_was_done()})."
+            )
+        found.append(self._near_duplicates())
+        if self.surplus_rows:
+            found.append(f"Rows that repeat an earlier text: {self.surplus_rows:,}.")
+        if self.conflicting_texts:
+            found.append(f"Texts with two different gold labels: {self.conflicting_texts:,}.")
+        if self.unlabelled_train:
+            found.append(f"Training rows without a gold label: {self.unlabelled_train:,}.")
+        if self.left_out:
+            words = ", ".join(f"{n:,} of '{word}'" for word, n in sorted(self.left_out.items()))
+            found.append(f"Left out by the split column: {words}.")
+        return found
+
+    def _what_was_done(self) -> str:
+        if self.duplicates.action == "drop_from_train":
+            return f"training rows taken out for them: {self.duplicates.removed_from_train}"
+        return "kept, as published"
+
+    def _near_duplicates(self) -> str:
+        near = self.near_duplicates
+        if near.count is None:
+            return f"Near-duplicates were {near.note}."
+        return (
+            f"Test rows at TF-IDF cosine {near.cosine:g} or above to a training row: {near.count}."
+        )

@@ -356,4 +356,25 @@ def test_near_duplicates_of_a_very_large_set_are_not_counted_and_it_says_so(
     report, _ = prepared(sentences(51))
 
     assert report.near_duplicates.count is None
+    assert "Near-duplicates were not counted: 51 rows" in " ".join(report.sentences())
     assert "51 rows" in report.near_duplicates.note
+
+
+def test_the_report_says_in_sentences_what_was_found(prepared: Any) -> None:
+    extra = [
+        {**leaky()[25], "id": "two", "label": "wet"},
+        {"id": "bare", "text": "no label yet", "split": "train"},
+        {"id": "dev", "text": "for later", "split": "dev"},
+    ]
+
+    report, _ = prepared([*leaky(), *extra], ColumnSplit(), duplicates="drop_from_train")
+
+    assert report.sentences() == [
+        "rows: 64 rows read; 38 train, 4 validation, 20 test.",
+        "Test texts that also stand in the training part: 1 (training rows taken out for them: 1).",
+        "Test rows at TF-IDF cosine 0.8 or above to a training row: 0.",
+        "Rows that repeat an earlier text: 2.",
+        "Texts with two different gold labels: 1.",
+        "Training rows without a gold label: 1.",
+        "Left out by the split column: 1 of 'dev'.",
+    ]
