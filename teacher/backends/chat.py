@@ -7,7 +7,7 @@ from typing import Any
 from common.fingerprint import digest
 from common.records import Example, Reason, TeacherAnswer, Unanswered
 from teacher.base import Question, Reply
-from teacher.parsing import AnswerReader, Reading, Stop
+from teacher.parsing import AnswerReader, Stop, to_answer
 from teacher.prompts import BoundPrompt
 
 # Nothing was said that could be pointed at, or nothing else will be said.
@@ -84,24 +84,8 @@ class ChatForm:
         probabilities: dict[str, float] | None = None,
     ) -> TeacherAnswer | Unanswered:
         """Validate the text of a reply against schema, labels and the rules for rationales."""
-        reading = self._reader.read(said[0], question.text, said[1])
-        shared: dict[str, Any] = {
-            "example_id": question.example_id,
-            "teacher": teacher,
-            "sample": question.sample,
-            "key": question.key,
-            "usage": reply.usage,
-        }
-        if isinstance(reading, Reading):
-            return TeacherAnswer(
-                label=reading.label,
-                rationale=reading.rationale,
-                confidence=reading.confidence,
-                probabilities=probabilities,
-                model=reply.model,
-                **shared,
-            )
-        return Unanswered(reason=reading.reason, detail=reading.detail, **shared)
+        outcome = self._reader.read(said[0], question.text, said[1])
+        return to_answer(question, teacher, reply, outcome, probabilities)
 
 
 def _size(messages: Sequence[Mapping[str, str]]) -> int:

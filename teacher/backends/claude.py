@@ -51,6 +51,7 @@ class Claude:
 
     provider = "claude"
     paid = True
+    remote = True
     terms = (
         "Anthropic's commercial terms: outputs may not be used to train models that compete "
         "with Anthropic's."

@@ -39,6 +39,7 @@ class VllmForm:
     """
 
     provider = "vllm"
+    remote = True
 
     def __init__(self, config: VllmTeacher, bound: BoundPrompt):
         self.name = config.name or config.model

@@ -336,6 +336,8 @@ class WireDouble:
         return self._describe(batch)
 
     def _list(self, query: Json) -> Json:
+        for batch in self.batches.values():
+            self._maybe_end(batch)
         newest = [self._describe(b) for b in reversed(self.batches.values())]
         after = query.get("after_id")
         start = next((i + 1 for i, b in enumerate(newest) if b["id"] == after), 0)
