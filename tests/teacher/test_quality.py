@@ -30,9 +30,9 @@ def silent(row: int, reason: Reason = Reason.NOT_JSON) -> Unanswered:
 
 def test_the_smoke_report_counts_what_was_read_and_what_it_costs() -> None:
     labels = ["positive", "neutral", "neutral", "negative"]
-    answers = [said(row, label) for row, label in enumerate(labels)]
+    answers: list[TeacherAnswer | Unanswered] = [said(r, label) for r, label in enumerate(labels)]
 
-    report = judge_smoke((*answers, silent(4)), LABELLING, TASK)
+    report = judge_smoke([*answers, silent(4)], LABELLING, TASK)
 
     assert (report.rows, report.answered, report.parse_rate) == (5, 4, 0.8)
     assert report.labels == {"negative": 1, "neutral": 2, "positive": 1}
