@@ -111,7 +111,8 @@ class TrainingPair(Record):
     One text with what a student shall learn from it.
 
     `rationale` None: the example adds only its label term. `probabilities`: the teachers' soft
-    label over the task's label set. `weight` scales both terms of the loss.
+    label over the task's label set. `confidence`: how sure the teachers are of `label` together.
+    `weight` scales both terms of the loss.
     """
 
     example_id: str
@@ -119,6 +120,7 @@ class TrainingPair(Record):
     label: str
     rationale: str | None = None
     probabilities: dict[str, float] | None = None
+    confidence: float | None = Field(default=None, ge=0.0, le=1.0)
     weight: float = Field(default=1.0, ge=0.0)
 
 
@@ -223,6 +225,13 @@ class ProbabilityScores(Record):
     coverage: list[CoveragePoint]
 
 
+class TextScore(Record):
+    """The mean of a score that every text has of its own, over the `n` texts that have it."""
+
+    n: int
+    mean: Interval
+
+
 class EvaluationReport(Record):
     """
     How one system did on one set of texts.
@@ -247,5 +256,5 @@ class EvaluationReport(Record):
     subsets: dict[str, Subset] = Field(default_factory=dict)
     lenient: Subset | None = None
     probability: ProbabilityScores | None = None
-    rationales: dict[str, Interval] = Field(default_factory=dict)
+    rationales: dict[str, TextScore] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)

@@ -45,6 +45,7 @@ class EvaluationConfig(Section):
 
     `bootstrap` resamples for every interval and permutation test; `alpha` is the error rate of
     a family of comparisons; `seed` fixes the resampling. `browse_rows` caps the texts shown.
+    `encoder` (a local folder or hub name) adds sentence similarity and BERTScore of rationales.
     """
 
     bootstrap: int = Field(default=10_000, ge=100)
@@ -53,6 +54,7 @@ class EvaluationConfig(Section):
     seed: int = Field(default=20, ge=0)
     calibration_bins: int = Field(default=15, gt=1)
     browse_rows: int = Field(default=2000, ge=0)
+    encoder: str | None = None
     batch_size: int = Field(default=32, gt=0)
     rationale_rows: int = Field(default=40, ge=0)
 

@@ -5,7 +5,7 @@ Colours are CSS classes (s0, s1 … for systems), so that one drawing serves lig
 text is real text in the page's own typeface. Everything that comes from outside is escaped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, floor, log10, pi, sin
 
@@ -51,7 +51,8 @@ class Axis:
         """Round values inside the axis."""
         if self.log:
             first, last = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1)]
+            every = ceil((last - first + 1) / 6)
+            return [10.0**power for power in range(first, last + 1, every)]
         step = _step((self.high - self.low) / about)
         first = ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, floor(self.high / step + 1e-9) + 1)]
@@ -89,12 +90,17 @@ class Frame:
 
 
 def drawing(
-    title: str, frame: Frame, labels: tuple[str, str], *marks: Markup, **how: str
+    title: str,
+    frame: Frame,
+    labels: tuple[str, str],
+    *marks: Markup,
+    x_format: Callable[[float], str] = "{:g}".format,
+    y_format: Callable[[float], str] = "{:g}".format,
 ) -> Markup:
-    """A whole chart. `how`: x_format and y_format as format strings ("{:.0%}")."""
+    """A whole chart; the formats write the ticks."""
     parts = [
         element("title", title),
-        *_grid(frame, how.get("x_format", "{:g}"), how.get("y_format", "{:g}")),
+        *_grid(frame, x_format, y_format),
         _axis_title(labels[0], (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8),
         _axis_title(labels[1], 13, (TOP + HEIGHT - BOTTOM) / 2, turned=True),
         *marks,
@@ -102,18 +108,20 @@ def drawing(
     return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="chart")
 
 
-def _grid(frame: Frame, x_format: str, y_format: str) -> list[Markup]:
+def _grid(
+    frame: Frame, x_format: Callable[[float], str], y_format: Callable[[float], str]
+) -> list[Markup]:
     bottom = HEIGHT - BOTTOM
     parts = []
     for value in frame.y.ticks():
         y = frame.y.at(value)
         parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
-        text = y_format.format(value)
+        text = y_format(value)
         parts.append(element("text", text, x=LEFT - 7, y=y + 4, text_anchor="end"))
     for value in frame.x.ticks():
         x = frame.x.at(value)
         parts.append(element("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
-        text = x_format.format(value)
+        text = x_format(value)
         parts.append(element("text", text, x=x, y=bottom + 17, text_anchor="middle"))
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom, class_="axis"))
     return parts

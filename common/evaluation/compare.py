@@ -5,9 +5,8 @@ from itertools import combinations
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
+from common.evaluation.browse import browse_texts
 from common.evaluation.comparison import (
-    BrowseAnswer,
-    BrowseText,
     Comparison,
     Family,
     Judged,
@@ -16,17 +15,18 @@ from common.evaluation.comparison import (
 )
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import (
-    AGREEMENT,
     constant_predictions,
     evaluate_system,
     gold_codes,
     join_predictions,
-    seeded,
 )
+from common.evaluation.grouping import compare_seed_groups
 from common.evaluation.pairs import Answers, compare_pair, corrected
 from common.evaluation.published import figures_for, load_published
+from common.evaluation.resampling import seeded
+from common.evaluation.scores import text_scores
 from common.evaluation.verdicts import display_name, headline, listed, outcome_of, sentence
-from common.records import EvaluationReport, Example, Prediction, SystemCard
+from common.records import EvaluationReport, Example, SystemCard, TeacherAnswer
 from common.task import TaskDefinition
 
 PRIMARY, SECONDARY = "primary", "secondary"
@@ -48,37 +48,45 @@ def compare_systems(
     Raises InputError for systems that were not judged on these texts or share a name.
     """
     _check(systems, len(gold))
-    codes = gold_codes(gold, task.label_names)
+    names = task.label_names
+    codes = gold_codes(gold, names)
     joined = [join_predictions(gold, s.predictions, s.report.system.name) for s in systems]
+    reports = _distinct([s.report for s in systems])
     answers = [
-        Answers(s.report.system.name, label_codes([p.label for p in predictions], task.label_names))
-        for s, predictions in zip(systems, joined, strict=True)
+        Answers(
+            report.system.name,
+            label_codes([p.label for p in predictions], names),
+            text_scores(gold, codes, predictions, task, _references(report, context)),
+        )
+        for report, predictions in zip(reports, joined, strict=True)
     ]
-    reports = [s.report for s in systems]
     reference = _reference(reports, context.reference)
-    pairs, families = compare_answers(codes, answers, len(task.labels), settings, reference)
-    names = {r.system.name: display_name(r.system) for r in reports}
-    pairs = [_judged(pair, names, settings) for pair in pairs]
+    pairs, families = compare_answers(codes, answers, len(names), settings, reference)
+    titles = {r.system.name: display_name(r.system) for r in reports}
+    pairs = [_judged(pair, titles, settings) for pair in pairs]
+    groups, group_pairs = compare_seed_groups(reports, codes, answers, len(names), settings)
     primary = [pair for pair in pairs if pair.family == PRIMARY]
-    constant_label = max(task.label_names, key=[e.label for e in gold].count)
+    constant_label = max(names, key=[e.label for e in gold].count)
     figures, notes = figures_for(load_published(), len(gold), context.config, context.protocol)
     return Comparison(
-        title=context.title or f"{task.title}: {listed(list(names.values()))}",
+        title=context.title or f"{task.title}: {listed(list(titles.values()))}",
         task=task.name,
-        labels=task.label_names,
+        labels=names,
         dataset=reports[0].dataset,
         n=len(gold),
         reference=reference,
         systems=reports,
         constant=_constant(constant_label, gold, task, settings, reports),
         constant_label=constant_label,
-        headline=headline(next(r for r in reports if r.system.name == reference), primary, names),
-        verdicts=[pair.verdict for pair in primary],
+        headline=headline(next(r for r in reports if r.system.name == reference), primary, titles),
+        verdicts=[p.verdict for p in group_pairs] + [p.verdict for p in primary],
         families=families,
         pairs=pairs,
+        groups=groups,
+        group_pairs=group_pairs,
         published=figures,
         published_notes=notes,
-        texts=_texts(gold, joined, task, settings.browse_rows, context),
+        texts=browse_texts(gold, joined, task, settings.browse_rows, context),
         texts_total=len(gold),
         context=context,
     )
@@ -130,6 +138,27 @@ def _check(systems: Sequence[Judged], n: int) -> None:
             )
 
 
+def _references(report: EvaluationReport, context: ReportContext) -> dict[str, TeacherAnswer]:
+    return {} if report.system.role == "teacher" else context.teacher_answers
+
+
+def _distinct(reports: Sequence[EvaluationReport]) -> list[EvaluationReport]:
+    """The reports with titles of their own: two runs of one recipe are told apart by name."""
+    titles = [r.system.title for r in reports]
+    return [
+        r
+        if titles.count(r.system.title) == 1
+        else r.model_copy(
+            update={
+                "system": r.system.model_copy(
+                    update={"title": f"{r.system.title} [{r.system.name}]"}
+                )
+            }
+        )
+        for r in reports
+    ]
+
+
 def _reference(reports: Sequence[EvaluationReport], wanted: str | None) -> str:
     names = [r.system.name for r in reports]
     if wanted is not None and wanted not in names:
@@ -162,53 +191,4 @@ def _constant(
     first = reports[0]
     return evaluate_system(
         card, gold, predictions, task, settings, first.dataset, first.data_fingerprint
-    )
-
-
-def _texts(
-    gold: Sequence[Example],
-    joined: Sequence[Sequence[Prediction]],
-    task: TaskDefinition,
-    most: int,
-    context: ReportContext,
-) -> list[BrowseText]:
-    """The texts to browse; where there are too many, those that systems disagree on first."""
-    rows = range(len(gold))
-    if len(gold) > most:
-        split = sorted(rows, key=lambda i: len({p[i].label for p in joined}) < 2)
-        rows = sorted(split[:most])  # type: ignore[assignment]
-    return [
-        BrowseText(
-            id=gold[i].id,
-            text=gold[i].text,
-            gold=gold[i].label or "",
-            agreement=gold[i].meta.get(AGREEMENT),
-            answers=[_answer(predictions[i], task) for predictions in joined],
-            teacher=_teacher_answer(gold[i].id, task, context),
-        )
-        for i in rows
-    ]
-
-
-def _answer(prediction: Prediction, task: TaskDefinition) -> BrowseAnswer:
-    given = prediction.probabilities
-    return BrowseAnswer(
-        label=prediction.label,
-        probabilities=[round(given.get(x, 0.0), 4) for x in task.label_names] if given else None,
-        rationale=prediction.rationale,
-        raw=prediction.raw if prediction.label is None else None,
-    )
-
-
-def _teacher_answer(
-    example_id: str, task: TaskDefinition, context: ReportContext
-) -> BrowseAnswer | None:
-    answer = context.teacher_answers.get(example_id)
-    if answer is None:
-        return None
-    given = answer.probabilities
-    return BrowseAnswer(
-        label=answer.label,
-        probabilities=[round(given.get(x, 0.0), 4) for x in task.label_names] if given else None,
-        rationale=answer.rationale,
     )

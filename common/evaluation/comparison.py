@@ -147,7 +147,9 @@ class GroupComparison(Record):
 
     first: str
     second: str
+    seeds: tuple[int, int]
     differences: dict[str, Interval]
+    bootstrap: TestResult
     seed_t_test: TestResult | None = None
     outcome: Outcome = "not_shown"
     verdict: str = ""

@@ -15,8 +15,8 @@ from common.evaluation.counts import (
     metrics_from_counts,
     per_class_from_counts,
 )
-from common.evaluation.resampling import bca_intervals
-from common.fingerprint import digest
+from common.evaluation.rationales import rationale_means, rationale_scores
+from common.evaluation.resampling import bca_intervals, seeded
 from common.records import (
     ClassScores,
     EvaluationReport,
@@ -60,7 +60,10 @@ def evaluate_system(
     answers = label_codes([p.label for p in joined], names)
     counts = confusion_counts(codes, answers, len(names))
     rng = seeded(settings, system.name, dataset)
-    report = EvaluationReport(
+    # A teacher's rationales are the reference: against themselves they would always score 1.
+    references = {} if system.role == "teacher" else teacher_answers or {}
+    scores = rationale_scores(gold, joined, task, references, settings.encoder)
+    return EvaluationReport(
         system=system,
         dataset=dataset,
         data_fingerprint=data_fingerprint,
@@ -80,8 +83,8 @@ def evaluate_system(
             level=settings.confidence_level,
             rng=rng,
         ),
+        rationales=rationale_means(scores, settings.confidence_level),
     )
-    return report
 
 
 def constant_predictions(gold: Sequence[Example], label: str) -> list[Prediction]:
@@ -118,11 +121,6 @@ def gold_codes(gold: Sequence[Example], names: Sequence[str]) -> Codes:
     if bare is not None:
         raise InputError(f"text '{bare}' has no gold label; only labelled texts can be judged.")
     return label_codes([example.label for example in gold], names)
-
-
-def seeded(settings: EvaluationConfig, *names: str) -> np.random.Generator:
-    """A generator that depends on names, not on order: adding a system moves no other's numbers."""
-    return np.random.default_rng([settings.seed, int(digest(list(names))[:12], 16)])
 
 
 def metric_intervals(

@@ -17,10 +17,11 @@ from common.evaluation.charts import (
 )
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.evaluate import AGREEMENT
+from common.evaluation.formats import tick_money
 from common.evaluation.verdicts import display_name, reversed_interval, signed_points
 from common.records import EvaluationReport, Interval
 
-SHARE = "{:.0%}"
+SHARE = "{:.0%}".format
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def cost_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
         frame,
         ("US dollars per 1,000 texts", "accuracy"),
         *marks,
-        x_format="${:g}",
+        x_format=tick_money,
         y_format=SHARE,
     )
     return Figure("Cost and accuracy", "Up and to the left is better. Bars are intervals.", svg)
@@ -93,7 +94,7 @@ def agreement_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
         frame,
         ("", "accuracy"),
         *marks,
-        x_format="",
+        x_format=lambda _: "",
         y_format=SHARE,
     )
     caption = "Texts by the share of annotators that agree on the gold label: less agreed, harder."

@@ -1,5 +1,7 @@
 """Numbers as people read them: 49.2M parameters, 187 MB, $0.42."""
 
+from math import floor, log10
+
 from common.records import Interval
 
 NOTHING = "\u2013"
@@ -57,7 +59,11 @@ def money(dollars: float | None) -> str:
         return NOTHING
     if dollars == 0:
         return "$0"
-    return f"${dollars:,.2f}" if dollars >= 0.995 else f"${dollars:.2g}"
+    if dollars >= 0.995:
+        return f"${dollars:,.2f}"
+    if dollars < 1e-6:
+        return f"${dollars:.1e}"
+    return f"${dollars:.{1 - floor(log10(dollars))}f}"
 
 
 def milliseconds(number: float | None) -> str:
@@ -68,3 +74,8 @@ def milliseconds(number: float | None) -> str:
 def share(number: float) -> str:
     """ "0.4 %"; "0" for none."""
     return "0" if number == 0 else f"{100 * number:.2g}\u202f%"
+
+
+def tick_money(dollars: float) -> str:
+    """Powers of ten for an axis: "$0.001", "$1", "$10"."""
+    return f"${dollars:,.0f}" if dollars >= 1 else f"${dollars:.{-floor(log10(dollars))}f}"

@@ -1,6 +1,7 @@
 """A comparison as one self-contained HTML page: no request to anywhere, light, dark, print."""
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -16,7 +17,23 @@ from common.evaluation.table import table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
+_FACTS = ("split", "teacher", "seeds", "hardware", "versions", "fingerprints")
 MOST_DATA_BYTES = 3_500_000
+SCORE_TITLES = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "bleu": "BLEU",
+    "word_overlap": "Word overlap",
+    "sentence_similarity": "Sentence similarity",
+    "bertscore": "BERTScore",
+    "number_accuracy": "Number accuracy",
+    "term_recall": "Financial term recall",
+    "label_agreement": "Agrees with its label",
+    "words": "Words",
+    "gold_probability": "Probability of the gold label",
+    "negative_brier": "Brier score (negative)",
+}
 
 
 def render_html(comparison: Comparison) -> str:
@@ -32,15 +49,51 @@ def render_html(comparison: Comparison) -> str:
         rows=rows,
         titles=titles,
         place={r.system.name: i for i, r in enumerate(comparison.systems)},
+        by_name={r.system.name: key_sign(i) for i, r in enumerate(comparison.systems)},
         signs=[key_sign(i) for i in range(len(comparison.systems) + 1)],
         strips=_strips(comparison),
         forest=forest(comparison),
         figures=figures_of(comparison),
         primary=[p for p in comparison.pairs if p.family == "primary"],
-        config=yaml.safe_dump(comparison.context.config, sort_keys=False, allow_unicode=True),
+        config=_as_yaml(comparison.context.config),
+        facts_of={name: flat_facts(getattr(comparison.context, name)) for name in _FACTS},
+        scores=_score_names(comparison),
         data=data,
         shown=shown,
     )
+
+
+def flat_facts(facts: Mapping[str, Any], prefix: str = "", most: int = 8) -> dict[str, str]:
+    """Nested facts as one list of names and short values; long lists as their length."""
+    found: dict[str, str] = {}
+    for key, value in facts.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            found |= flat_facts(value, name, most)
+        elif isinstance(value, list | tuple | set | frozenset):
+            short = len(value) <= most
+            found[name] = ", ".join(map(_fact, value)) if short else f"{len(value):,} entries"
+        elif value not in (None, ""):
+            found[name] = _fact(value)
+    return found
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(config, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True) if plain else ""
+
+
+def _score_names(comparison: Comparison) -> list[str]:
+    having = {name for report in comparison.systems for name in report.rationales}
+    return [name for name in SCORE_TITLES if name in having]
 
 
 def _environment() -> Environment:
@@ -59,6 +112,7 @@ def _environment() -> Environment:
         points=signed_points,
         holm=corrected_p,
     )
+    environment.globals["score_titles"] = SCORE_TITLES
     environment.globals["styles"] = Markup(sources["report.css"])
     environment.globals["script"] = Markup(sources["report.js"])
     return environment

@@ -1,7 +1,7 @@
 """Two systems on the same texts: McNemar, paired bootstrap, paired permutation, effect sizes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from common.config.run import EvaluationConfig
-from common.evaluation.comparison import Difference, PairComparison, TestResult
-from common.evaluation.counts import METRICS, Codes, Counts
+from common.evaluation.comparison import Difference, PairComparison, ScoreTest, TestResult
+from common.evaluation.counts import METRICS, Codes, Counts, Floats
 from common.evaluation.resampling import (
     bootstrap_counts,
     intervals_of,
@@ -20,6 +20,7 @@ from common.evaluation.resampling import (
     permutation_p_values,
     point_and_acceleration,
 )
+from common.evaluation.scores import compare_all_scores
 from common.records import Interval
 
 TESTED = ("accuracy", "macro_f1", "weighted_f1", "mcc")
@@ -28,10 +29,15 @@ FEW_DISCORDANT = 25
 
 @dataclass(frozen=True)
 class Answers:
-    """One system's answers as label codes, one a text, in the order of the gold codes."""
+    """
+    One system's answers as label codes, one a text, in the order of the gold codes.
+
+    `scores`: what every text has of its own (shape (texts,), NaN for none), higher is better.
+    """
 
     name: str
     codes: Codes
+    scores: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def compare_pair(
@@ -63,6 +69,7 @@ def compare_pair(
         probability_first_better=probability_better(only_first, only_second),
         smallest_shown=smallest_shown(discordant, n, settings.alpha),
         detectable=detectable(discordant, n, settings.alpha),
+        scores=compare_all_scores(first.scores, second.scores, settings.confidence_level, rng),
     )
 
 
@@ -158,26 +165,46 @@ def corrected(pairs: Sequence[PairComparison], alpha: float) -> list[PairCompari
     """
     level = alpha / max(len(pairs), 1)
     exact = holm_and_bonferroni([pair.mcnemar.p for pair in pairs])
-    by_metric = {
-        metric: holm_and_bonferroni([p.differences[metric].permutation.p for p in pairs])
-        for metric in TESTED
-    }
+    differences = _corrected_differences(pairs)
     return [
         pair.model_copy(
             update={
                 "mcnemar": _with(pair.mcnemar, exact[i]),
-                "differences": {
-                    metric: d.model_copy(
-                        update={"permutation": _with(d.permutation, by_metric[metric][i])}
-                    )
-                    for metric, d in pair.differences.items()
-                },
+                "differences": differences[i],
+                "scores": _corrected_scores(pair, pairs),
                 "smallest_shown": smallest_shown(_discordant(pair), pair.n, level),
                 "detectable": detectable(_discordant(pair), pair.n, level),
             }
         )
         for i, pair in enumerate(pairs)
     ]
+
+
+def _corrected_differences(pairs: Sequence[PairComparison]) -> list[dict[str, Difference]]:
+    found: list[dict[str, Difference]] = [{} for _ in pairs]
+    for metric in TESTED:
+        raw = [pair.differences[metric] for pair in pairs]
+        both = holm_and_bonferroni([difference.permutation.p for difference in raw])
+        for row, difference, p in zip(found, raw, both, strict=True):
+            test = _with(difference.permutation, p)
+            row[metric] = difference.model_copy(update={"permutation": test})
+    return found
+
+
+def _corrected_scores(pair: PairComparison, pairs: Sequence[PairComparison]) -> list[ScoreTest]:
+    found = []
+    for test in pair.scores:
+        same = [t for p in pairs for t in p.scores if t.score == test.score]
+        place = next(i for i, t in enumerate(same) if t is test)
+        update = {
+            kind: _with(
+                getattr(test, kind),
+                holm_and_bonferroni([getattr(t, kind).p for t in same])[place],
+            )
+            for kind in ("t_test", "wilcoxon")
+        }
+        found.append(test.model_copy(update=update))
+    return found
 
 
 def _with(test: TestResult, both: tuple[float, float]) -> TestResult:

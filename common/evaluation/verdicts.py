@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.evaluation.comparison import Outcome, PairComparison
+from common.evaluation.comparison import GroupComparison, Outcome, PairComparison
 from common.records import EvaluationReport, Interval, SystemCard
 
 
@@ -46,6 +46,22 @@ def _limits(pair: PairComparison, alpha: float) -> str:
     if gap.low <= 0 <= gap.high:
         return blind
     return f"; the interval of this pair alone leaves out 0, its family does not{blind}"
+
+
+def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
+    """Outcome and verdict of two groups of seeds, by the bootstrap's p after Holm."""
+    gap, test = pair.differences["accuracy"], pair.bootstrap
+    p = test.p if test.p_holm is None else test.p_holm
+    counts = listed([f"{n} seed" + "s" * (n > 1) for n in pair.seeds])
+    over = f"over {counts} and the texts, bootstrap {p_value(p)} after Holm"
+    first, second = pair.first, pair.second
+    if p >= alpha or gap.low <= 0 <= gap.high:
+        said = f"{first} against {second}: no difference shown ({signed_points(gap)} {over})."
+        return "not_shown", said
+    outcome: Outcome = "first_ahead" if gap.value > 0 else "second_ahead"
+    if outcome == "second_ahead":
+        first, second, gap = second, first, reversed_interval(gap)
+    return outcome, f"{first} is ahead of {second} by {points(gap)} of accuracy {over}."
 
 
 def headline(

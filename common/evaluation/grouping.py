@@ -1,0 +1,75 @@
+"""Which systems are seeds of one recipe, and how the groups compare."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from common.config.run import EvaluationConfig
+from common.evaluation.comparison import GroupComparison, SeedGroup
+from common.evaluation.counts import Codes
+from common.evaluation.pairs import Answers, holm_and_bonferroni
+from common.evaluation.resampling import seeded
+from common.evaluation.seeds import compare_groups, seed_group
+from common.evaluation.verdicts import group_sentence
+from common.records import EvaluationReport
+
+
+def compare_seed_groups(
+    reports: Sequence[EvaluationReport],
+    gold: Codes,
+    answers: Sequence[Answers],
+    labels: int,
+    settings: EvaluationConfig,
+) -> tuple[list[SeedGroup], list[GroupComparison]]:
+    """
+    The groups (by `system.group`; a system without one stands alone) and every pair of them.
+
+    Both empty where no group has two runs: then there is no hierarchy to speak of.
+    """
+    members: dict[str, list[int]] = {}
+    for i, report in enumerate(reports):
+        members.setdefault(report.system.group or report.system.title, []).append(i)
+    if all(len(places) < 2 for places in members.values()):
+        return [], []
+    stacks = {name: np.stack([answers[i].codes for i in m]) for name, m in members.items()}
+    groups = [
+        seed_group(
+            name,
+            [reports[i].system.name for i in places],
+            [reports[i].system.seed for i in places],
+            gold,
+            stacks[name],
+            labels,
+            resamples=settings.bootstrap,
+            level=settings.confidence_level,
+            rng=seeded(settings, name),
+        )
+        for name, places in members.items()
+    ]
+    pairs = [
+        compare_groups(
+            (one, two),
+            gold,
+            stacks[one],
+            stacks[two],
+            labels,
+            resamples=settings.bootstrap,
+            level=settings.confidence_level,
+            rng=seeded(settings, one, two),
+        )
+        for one, two in combinations(members, 2)
+    ]
+    return groups, _with_verdicts(pairs, settings.alpha)
+
+
+def _with_verdicts(pairs: Sequence[GroupComparison], alpha: float) -> list[GroupComparison]:
+    found = []
+    for pair, (holm, bonferroni) in zip(
+        pairs, holm_and_bonferroni([p.bootstrap.p for p in pairs]), strict=True
+    ):
+        test = pair.bootstrap.model_copy(update={"p_holm": holm, "p_bonferroni": bonferroni})
+        pair = pair.model_copy(update={"bootstrap": test})
+        outcome, verdict = group_sentence(pair, alpha)
+        found.append(pair.model_copy(update={"outcome": outcome, "verdict": verdict}))
+    return found
