@@ -105,7 +105,8 @@ class LabellingConfig(Section):
 
     `max_usd` is the budget of the job over all its teachers; None: no limit. The first
     `smoke_rows` are asked and judged before the rest is paid for. `accept_volatile_cache` pays for
-    answers although Redis may lose them.
+    answers although Redis may lose them. `accept_terms` names entries of configs/terms.yaml whose
+    outputs the owner of the run may train on although the table keeps them for comparison.
     """
 
     chunk_rows: int = Field(default=256, gt=0)
