@@ -1,9 +1,9 @@
 """Who is asked for labels and rationales, at what pace, and for how much money."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Section
 
@@ -74,17 +74,25 @@ class VllmTeacher(TeacherBase):
     A model behind any OpenAI-compatible server (`vllm serve`), or vLLM in this process.
 
     The server's address is environment only (VLLM_BASE_URL). `engine: offline` needs the vllm
-    package in the worker's own environment. `usd_per_gpu_hour`: what the server costs as a whole,
+    package in the worker's own environment; `engine_options` go to vllm.LLM (max_model_len,
+    tensor_parallel_size, quantization, ...). `usd_per_gpu_hour`: what the server costs as a whole,
     shared out over `pace.max_concurrency` requests at a time; None: nothing.
     """
 
     kind: Literal["vllm"]
     model: str
     engine: Literal["server", "offline"] = "server"
+    engine_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     logprobs: bool = True
     usd_per_gpu_hour: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _options_have_an_engine(self) -> Self:
+        if self.engine_options and self.engine != "offline":
+            raise ValueError("engine_options are for engine: offline; a server has its own flags")
+        return self
 
 
 TeacherConfig = Annotated[

@@ -185,7 +185,8 @@ def request_shape(config: VllmTeacher, bound: BoundPrompt) -> tuple[dict[str, An
         sampling |= {"logprobs": True, "top_logprobs": top}
     sampling |= {"model": config.model, "max_completion_tokens": config.max_output_tokens}
     fixed = {**sampling, "response_format": {"type": "json_schema", "json_schema": named}}
-    return fixed, {"provider": "vllm", **sampling}
+    engine = {"engine_options": config.engine_options} if config.engine_options else {}
+    return fixed, {"provider": "vllm", **sampling, **engine}
 
 
 def top_logprobs(labels: int) -> int:
