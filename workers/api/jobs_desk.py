@@ -1,0 +1,112 @@
+"""Submitting, stopping and resuming, as the API and the dashboard both do it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from common.config import RunConfig, validate_config
+from workers.api.idempotency import once
+from workers.api.models import JobRequest
+from workers.api.problems import Problem, not_found
+from workers.api.state import Services
+from workers.api.submission import inline, named
+from workers.execution import submit
+from workers.graph import QUEUES
+from workers.jobs import Job, State
+from workers.registry import require_workers
+from workers.run_directory import RunDirectory, create_run, read_json
+from workers.tokens import Token
+
+_LOCK_SECONDS = 30
+
+
+def take(
+    services: Services, request: JobRequest, token: Token, key: str | None = None
+) -> tuple[Job, bool]:
+    """
+    The job for a request and whether it was queued now. Blocking.
+
+    The same config is the same run: while it runs, asking again changes nothing.
+    """
+
+    queued = False
+
+    def work() -> str:
+        nonlocal queued
+        config = resolve(services, request)
+        run = create_run(services.settings.runs, config)
+        queued = _queue(services, run, config, request.until)
+        return run.run_id
+
+    job_id = once(services.redis, token.id, key, request.model_dump(mode="json"), work)
+    return job(services, job_id), queued
+
+
+def resolve(services: Services, request: JobRequest) -> RunConfig:
+    """The config a request asks for. Raises ConfigError, InputError."""
+    if request.config is not None:
+        return named(request.config, request.overrides)
+    return inline(request.inline or {}, services.datasets)
+
+
+def job(services: Services, job_id: str) -> Job:
+    """One job by its whole id. Raises Problem 404."""
+    found = services.jobs.many([job_id])
+    if not found:
+        raise not_found("job", job_id)
+    return found[0]
+
+
+def cancel(services: Services, job_id: str) -> Job:
+    """Ask a job to stop. Raises Problem 404, and 409 when it ended or was asked before."""
+    found = job(services, job_id)
+    if found.ended:
+        raise Problem(409, f"job {job_id} is {found.state} already.", slug="ended")
+    if not services.jobs.cancel(job_id):
+        raise Problem(409, f"job {job_id} was asked to stop already.", slug="stopping")
+    return job(services, job_id)
+
+
+def resume(services: Services, job_id: str) -> Job:
+    """Go on with a job that stopped. Raises Problem 404, and 409 where nothing stopped."""
+    found = job(services, job_id)
+    if not found.ended or found.state is State.DONE:
+        raise Problem(409, f"job {job_id} is {found.state}; only a stopped one can be resumed.")
+    run, config = run_of(services, job_id)
+    _queue(services, run, config, found.kind)
+    return job(services, job_id)
+
+
+def run_of(services: Services, run_id: str) -> tuple[RunDirectory, RunConfig]:
+    """A run by its whole id, whose form the route has checked. Raises Problem 404."""
+    run = RunDirectory(services.settings.runs / run_id)
+    tree: Mapping[str, Any] | None = read_json(run.config_file)
+    if tree is None:
+        raise not_found("run", run_id)
+    return run, validate_config(tree, "of the run")
+
+
+def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str) -> bool:
+    """Queue the run; False when it runs already, or is done as far as asked."""
+    require_workers(services.redis, set(QUEUES))
+    with _alone(services, run.run_id):
+        running = services.jobs.many([run.run_id])
+        if running and not running[0].ended:
+            if running[0].kind != until:
+                raise Problem(
+                    409, f"job {run.run_id} runs until '{running[0].kind}'; cancel it first."
+                )
+            return False
+        submit(services.desk, run, config, until)
+    return not services.jobs.many([run.run_id])[0].ended
+
+
+@contextmanager
+def _alone(services: Services, run_id: str) -> Iterator[None]:
+    lock = services.redis.lock(f"finstill:submitting:{run_id}", timeout=_LOCK_SECONDS)
+    if not lock.acquire(blocking_timeout=5):
+        raise Problem(409, f"job {run_id} is being submitted by somebody else.")
+    try:
+        yield
+    finally:
+        lock.release()

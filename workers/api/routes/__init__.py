@@ -1,0 +1,1 @@
+"""One file per kind of thing; each has a `router`."""

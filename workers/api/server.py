@@ -1,0 +1,121 @@
+"""The server process: uvicorn around the application, logs, and the first token."""
+
+import json
+import logging
+import logging.config
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from workers.services import Settings
+
+_DRAIN_SECONDS = 5
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run_server(
+    settings: Settings,
+    host: str,
+    port: int,
+    hosts: Sequence[str],
+    https: bool,
+    log_format: str,
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first."""
+    import uvicorn
+
+    from workers.api.app import create_app
+    from workers.api.state import Options
+
+    names = frozenset(name.lower() for name in hosts)
+    if not names and host in _LOOPBACK:
+        names = frozenset(_LOOPBACK)
+    app = create_app(settings, Options(hosts=names, secure_cookies=https))
+    announce(app.state.services.tokens.first())
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=log_config(log_format),
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=32 << 10,
+        limit_concurrency=512,
+    )
+    server = _Server(config)
+    if settings.parent:
+        threading.Thread(target=_end_with, args=(settings.parent,), daemon=True).start()
+    server.run()
+
+
+def _end_with(parent: int) -> None:
+    """A stack that was killed must not leave a server on its port."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def announce(token: str | None) -> None:
+    """Show a new token once, on the terminal and nowhere else."""
+    if token:
+        print(f"first token (admin), shown this once: {token}", flush=True)
+
+
+def _server_class() -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Tells open event streams to end when the process is told to."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            self.config.app.state.stopping.set()  # type: ignore[union-attr]
+            super().handle_exit(sig, frame)
+
+    return Server
+
+
+def _Server(config: Any) -> Any:
+    return _server_class()(config)
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line: time, level, logger, message, and the ids a record carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("request_id", "job_id", "status"):
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = value
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def log_config(log_format: str) -> dict[str, Any]:
+    """Logging for the server process, to standard error."""
+    text = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    formatter: dict[str, Any] = {"format": text}
+    if log_format == "json":
+        formatter = {"()": f"{__name__}.JsonLines"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {
+            "error": {"class": "logging.StreamHandler", "formatter": "line", "stream": sys.stderr}
+        },
+        "root": {"level": "INFO", "handlers": ["error"]},
+        "loggers": {"uvicorn.error": {"level": "INFO"}},
+    }
