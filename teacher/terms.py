@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from common.config.base import Section, describe_faults
+from common.config.base import Section, describe_faults, suggestion
 from common.errors import ConfigError, UsageError
 from common.task import CONFIGS
 
@@ -60,8 +60,10 @@ def check_terms(names: Collection[str], accepted: Collection[str], path: Path = 
     """
     Raises UsageError where a teacher's answers are for comparison only and nobody accepted that.
 
-    `names`: the teacher's name, its configured model, the models that answered.
+    `names`: the teacher's name, its configured model, the models that answered. Raises ConfigError
+    for an accepted name that the table does not know.
     """
+    _check_known(accepted, path)
     terms = terms_of(names, path)
     if terms and terms.training == "comparison_only" and terms.name not in accepted:
         raise UsageError(
@@ -71,6 +73,11 @@ def check_terms(names: Collection[str], accepted: Collection[str], path: Path = 
         )
 
 
-def unknown_terms(accepted: Collection[str], path: Path = TERMS) -> list[str]:
-    """Names in labelling.accept_terms that the table does not know."""
-    return sorted(set(accepted) - {terms.name for terms in load_terms(path)})
+def _check_known(accepted: Collection[str], path: Path) -> None:
+    known = [terms.name for terms in load_terms(path)]
+    for name in accepted:
+        if name not in known:
+            raise ConfigError(
+                f"labelling.accept_terms: there are no terms '{name}'"
+                f"{suggestion(name, known)}; {path} lists {', '.join(known)}."
+            )
