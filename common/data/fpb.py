@@ -122,10 +122,9 @@ def _zip_bytes(path: Path) -> dict[str, bytes]:
     check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if not n.startswith("__MACOSX/")]
             return {
                 PurePosixPath(name).name: archive.read(name)
-                for name in names
+                for name in archive.namelist()
                 if PurePosixPath(name).name in FILES.values()
             }
     except zipfile.BadZipFile as error:

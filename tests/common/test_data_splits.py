@@ -312,7 +312,9 @@ def test_the_fingerprint_follows_texts_labels_and_parts_and_no_path(
 
     assert fingerprint(rows, "b.jsonl") == base
     assert fingerprint(spaced, "a.jsonl") == base
-    assert fingerprint(other_label, "a.jsonl") != base
+    assert fingerprint(other_label, "a.jsonl", split=TestOnly()) != fingerprint(
+        rows, "a.jsonl", split=TestOnly()
+    )
     assert fingerprint(other_text, "a.jsonl") != base
     assert fingerprint(rows, "a.jsonl", split=RandomSplit(seed=2)) != base
 

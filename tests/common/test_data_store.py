@@ -2,6 +2,8 @@
 
 import errno
 import os
+import random
+import string
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -130,6 +132,21 @@ def damage(path: Path, offset: int, length: int) -> None:
     for position in range(offset + 40, offset + length):
         raw[position] ^= 0xFF
     path.write_bytes(raw)
+
+
+def test_a_single_wrong_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    draw = random.Random(4)
+    texts = ["".join(draw.choices(string.ascii_letters, k=200)) for _ in range(50)]
+    path = tmp_path / "examples.parquet"
+    write_records(path, [Example(id=t[:9], text=t) for t in texts], Example)
+    sound = path.read_bytes()
+    column = pq.read_metadata(path).row_group(0).column(1)
+    start = column.dictionary_page_offset or column.data_page_offset
+
+    for position in range(start + 500, start + column.total_compressed_size - 500, 400):
+        path.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
+        with pytest.raises(InputError, match="is damaged"):
+            list(read_records(path, Example))
 
 
 def test_a_writer_that_dies_leaves_the_earlier_file_and_no_rest(tmp_path: Path) -> None:
