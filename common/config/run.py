@@ -91,6 +91,10 @@ class RunConfig(Section):
             raise ValueError(
                 "several teachers need an aggregation: vote, weighted, dawid_skene or cascade"
             )
+        if len(self.all_teachers) == 1 and self.aggregation.kind not in ("single", "vote"):
+            raise ValueError(
+                f"aggregation.kind: '{self.aggregation.kind}' compares several teachers, got one"
+            )
         if {"student", "teacher"} & self.baselines.keys():
             raise ValueError("baselines: the names 'student' and 'teacher' are taken")
         if not self.all_teachers and self.needs_teacher:
