@@ -1,0 +1,78 @@
+"""What a job record says, whatever order its workers write in."""
+
+import pytest
+import redis
+
+from common.errors import InputError
+from workers.jobs import Fault, Jobs, StageRecord, State
+
+
+def stages(*states: State) -> list[StageRecord]:
+    return [
+        StageRecord(name=f"s{i}", title=f"Stage {i}", state=state) for i, state in enumerate(states)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [
+        ([State.WAITING, State.WAITING], State.QUEUED),
+        ([State.DONE, State.QUEUED], State.RUNNING),
+        ([State.DONE, State.DONE], State.DONE),
+        ([State.DONE, State.FAILED], State.FAILED),
+        ([State.PAUSED, State.QUEUED], State.PAUSED),
+    ],
+)
+def test_a_jobs_state_follows_from_its_stages(
+    client: redis.Redis, states: list[State], state: State
+) -> None:
+    jobs = Jobs(client)
+
+    jobs.submit("run-1", "run", stages(*states))
+
+    assert jobs.get("run-1").state is state
+
+
+def test_a_chunk_done_twice_is_counted_once(client: redis.Redis) -> None:
+    jobs = Jobs(client)
+    jobs.submit("run-1", "run", stages(State.RUNNING))
+
+    jobs.count_chunk("run-1", 0, {"rows": 100, "usd": 0.5})
+    jobs.count_chunk("run-1", 0, {"rows": 256, "usd": 1.0})
+    jobs.count_chunk("run-1", 1, {"rows": 44, "usd": 0.25})
+
+    assert jobs.get("run-1").counters == {"rows": 300, "usd": 1.25}
+
+
+def test_a_failure_keeps_its_sentence_and_its_exit_code(client: redis.Redis) -> None:
+    jobs = Jobs(client)
+    jobs.submit("run-1", "run", stages(State.RUNNING))
+
+    jobs.end("run-1", State.FAILED, Fault(kind="InputError", message="no such file", exit_code=2))
+
+    job = jobs.get("run-1")
+    assert job.ended
+    assert job.fault == Fault(kind="InputError", message="no such file", exit_code=2)
+
+
+def test_submitting_again_forgets_the_cancellation(client: redis.Redis) -> None:
+    jobs = Jobs(client)
+    jobs.submit("run-1", "run", stages(State.QUEUED))
+    jobs.cancel("run-1")
+    assert jobs.is_cancelled("run-1")
+
+    jobs.submit("run-1", "run", stages(State.QUEUED))
+
+    assert not jobs.is_cancelled("run-1")
+
+
+def test_a_unique_beginning_names_a_job_and_an_ambiguous_one_does_not(client: redis.Redis) -> None:
+    jobs = Jobs(client)
+    for name in ("demo-aa", "demo-bb"):
+        jobs.submit(name, "run", stages(State.QUEUED))
+
+    assert jobs.get("demo-a").id == "demo-aa"
+    with pytest.raises(InputError, match="names several jobs"):
+        jobs.get("demo")
+    with pytest.raises(InputError, match="is no job"):
+        jobs.get("other")

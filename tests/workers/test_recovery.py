@@ -1,0 +1,200 @@
+"""Real worker processes on a real Redis: the job ends right, whoever is killed on the way."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig, load_config
+from common.task import CONFIGS, PROJECT_ROOT
+from workers.client import Client
+from workers.embedded_redis import EmbeddedRedis
+from workers.jobs import Job, State
+from workers.pipeline import LocalRun
+from workers.registry import living_workers
+from workers.services import Settings, settings_from_environment
+from workers.stack import child_environment
+
+pytestmark = pytest.mark.services
+
+QUICK = [
+    "data.train_limit=160",
+    "data.test_limit=60",
+    "labelling.chunk_rows=40",
+    "training.max_steps=40",
+    "training.checkpoint_every_steps=5",
+    "training.evaluations=2",
+    "training.batch_size=8",
+    "student.tiny.hidden=32",
+    "student.tiny.feed_forward=64",
+    "evaluation.rationale_rows=4",
+    "evaluation.bootstrap=100",
+]
+
+
+class Workers:
+    """Worker processes of this test, started and killed as it likes."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        self._folder = folder
+        self._environment = {
+            **child_environment(settings),
+            "FINSTILL_PARENT": "",
+            "FINSTILL_VISIBILITY_SECONDS": "3",
+            "FINSTILL_LEASE_SECONDS": "2",
+        }
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, queues: str) -> subprocess.Popen[bytes]:
+        log = (self._folder / f"{queues}-{len(self._running)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers", "worker", "--queues", queues],
+            cwd=PROJECT_ROOT,
+            env=self._environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        self._running.append(process)
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop_all(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                self.kill(process)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    environment = settings_from_environment()
+    yield replace(
+        environment,
+        redis_url=server.url,
+        runs=tmp_path / "runs",
+        state=tmp_path,
+        threads=1,
+        lease_seconds=2.0,
+    )
+    server.stop()
+
+
+@pytest.fixture
+def workers(settings: Settings, tmp_path: Path) -> Iterator[Workers]:
+    found = Workers(settings, tmp_path)
+    yield found
+    found.stop_all()
+
+
+def quick_config(*overrides: str) -> RunConfig:
+    config = load_config(CONFIGS / "demo.yaml", [*QUICK, *overrides])
+    baselines = {name: config.baselines[name] for name in ("majority", "tfidf")}
+    return config.model_copy(update={"baselines": baselines})
+
+
+def wait_for_workers(client: Client, count: int) -> None:
+    wait_until(lambda: len(living_workers(client.redis)) >= count, "workers are up")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        time.sleep(0.05)
+
+
+def training_step(client: Client, run_id: str) -> int:
+    stage = client.jobs.stage(run_id, "train:student")
+    return stage.done if stage else 0
+
+
+def ended(client: Client, run_id: str) -> Job:
+    wait_until(lambda: client.jobs.get(run_id).ended, "the job has ended", 150)
+    return client.jobs.get(run_id)
+
+
+def weights(folder: Path) -> str:
+    files = sorted((folder / "systems" / "student" / "model").glob("*.safetensors"))
+    assert files
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+def test_a_job_survives_kill_9_of_its_workers_and_ends_as_if_undisturbed(
+    settings: Settings, workers: Workers, tmp_path: Path
+) -> None:
+    config = quick_config()
+    undisturbed = LocalRun(replace(settings, runs=tmp_path / "alone"), config, "report", print)
+    undisturbed.execute()
+    workers.start("label")
+    trainer = workers.start("train,evaluate")
+    client = Client(settings)
+    wait_for_workers(client, 2)
+
+    run = client.submit(config)
+    wait_until(lambda: training_step(client, run.run_id) >= 8, "the training has begun")
+    workers.kill(trainer)
+    workers.start("train,evaluate")
+    job = ended(client, run.run_id)
+
+    assert job.state is State.DONE, job.fault
+    assert run.report("html").exists()
+    assert weights(run.root) == weights(undisturbed.run.root)
+    assert job.counters["rows"] == 160
+    client.close()
+
+
+def test_cancelling_stops_at_a_safe_point_and_resuming_finishes(
+    settings: Settings, workers: Workers
+) -> None:
+    config = quick_config("training.max_steps=400")
+    workers.start("label")
+    workers.start("train,evaluate")
+    client = Client(settings)
+    wait_for_workers(client, 2)
+
+    run = client.submit(config, "train")
+    wait_until(lambda: training_step(client, run.run_id) >= 3, "the training has begun")
+    client.jobs.cancel(run.run_id)
+    job = ended(client, run.run_id)
+
+    assert job.state is State.CANCELLED
+    assert not (run.system("student") / "model").exists()
+
+    at = training_step(client, run.run_id)
+    client.submit(config, "train")
+    wait_until(lambda: training_step(client, run.run_id) > at, "the training goes on")
+    client.jobs.cancel(run.run_id)
+    assert ended(client, run.run_id).state is State.CANCELLED
+    client.close()
+
+
+def test_a_fault_of_the_users_ends_the_job_with_its_sentence(
+    settings: Settings, workers: Workers, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"id": "a", "text": "x", "label": "splendid", "split": "test"}\n')
+    workers.start("label,train,evaluate")
+    client = Client(settings)
+    wait_for_workers(client, 1)
+
+    run = client.submit(quick_config(f"data.path={broken}"))
+    job = ended(client, run.run_id)
+
+    assert job.state is State.FAILED
+    assert job.fault is not None
+    assert "splendid" in job.fault.message
+    assert job.fault.exit_code == 2
+    client.close()

@@ -1,0 +1,108 @@
+"""The client's side of the queue: reach Redis, submit a run, follow it to its end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from common.config import RunConfig
+from common.errors import FinstillError, ServiceError
+from workers.graph import QUEUES
+from workers.jobs import Job, Jobs, State
+from workers.registry import require_workers
+from workers.run_directory import RunDirectory, create_run
+from workers.services import Settings, connect
+from workers.stack import ensure_stack, running_stack, stop_stack
+
+if TYPE_CHECKING:
+    import redis
+
+    from workers.execution import Desk
+
+
+class Client:
+    """
+    Submits runs and reads job records.
+
+    With REDIS_URL the queue is the one named there; otherwise the embedded stack of the state
+    folder is started on first use and stopped by `close` when no job is left.
+    """
+
+    def __init__(self, settings: Settings):
+        self.embedded = settings.redis_url is None
+        url = settings.redis_url or ensure_stack(settings)
+        self.settings = replace(settings, redis_url=url)
+        self.redis: redis.Redis = connect(url)
+        self.jobs = Jobs(self.redis)
+
+    def submit(self, config: RunConfig, until: str = "report") -> RunDirectory:
+        """
+        Queue a run up to the stages of kind `until` (label, train, evaluate, report).
+
+        The same config is the same run: what it finished before is not done again.
+        Raises ServiceError when a queue has no worker.
+        """
+        from workers.execution import submit
+
+        if not self.embedded:
+            require_workers(self.redis, set(QUEUES))
+        run = create_run(self.settings.runs, config)
+        submit(self._desk(), run, config, until)
+        return run
+
+    def follow(self, job_id: str, show: Callable[[Job], None], poll_seconds: float = 0.25) -> Job:
+        """Call `show` with every change of the job until it ends."""
+        last: Job | None = None
+        while True:
+            job = self.jobs.get(job_id)
+            if job != last:
+                show(job)
+                last = job
+            if job.ended:
+                return job
+            time.sleep(poll_seconds)
+
+    def close(self) -> None:
+        """Stop the embedded stack unless another job needs it."""
+        busy = any(not job.ended for job in self.jobs.all())
+        self.redis.close()
+        if self.embedded and not busy:
+            stop_stack(self.settings)
+
+    def _desk(self) -> "Desk":
+        from workers.celery_app import app
+        from workers.execution import Desk
+        from workers.tasks import send
+
+        app.conf.update(broker_url=self.settings.broker_url)
+        return Desk(settings=self.settings, redis=self.redis, send=send)
+
+
+@contextmanager
+def job_records(settings: Settings) -> Iterator[Jobs]:
+    """
+    The job records, without starting workers.
+
+    Raises ServiceError when there is no Redis to look into.
+    """
+    url = settings.redis_url or running_stack(settings)
+    if url is None:
+        raise ServiceError(
+            "no job is active: REDIS_URL is not set and no embedded stack runs for "
+            f"{settings.state}; finished runs lie under {settings.runs}."
+        )
+    client = connect(url)
+    try:
+        yield Jobs(client)
+    finally:
+        client.close()
+
+
+def raise_for(job: Job) -> None:
+    """Turn a job that did not end well into the error that stopped it."""
+    if job.state is State.DONE:
+        return
+    error = FinstillError(job.fault.message if job.fault else f"job {job.id} is {job.state}.")
+    error.exit_code = job.fault.exit_code if job.fault else 1
+    raise error

@@ -1,0 +1,112 @@
+"""A job on the screen: a bar per stage on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from workers.jobs import Job, StageRecord, State
+
+_MARK = {
+    State.WAITING: "[dim]·[/]",
+    State.QUEUED: "[dim]○[/]",
+    State.RUNNING: "[cyan]●[/]",
+    State.DONE: "[green]✓[/]",
+    State.FAILED: "[red]✗[/]",
+    State.CANCELLED: "[yellow]-[/]",
+    State.PAUSED: "[yellow]‖[/]",
+}
+
+
+class JobDisplay:
+    """`with JobDisplay(console) as display:` then call it with each new state of the job."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._lines = _PlainLines(console)
+        self._bars = _Bars(console) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.progress.stop()
+
+    def __call__(self, job: Job) -> None:
+        (self._bars or self._lines).show(job)
+
+
+class _Bars:
+    def __init__(self, console: Console):
+        self.progress = Progress(
+            TextColumn("{task.fields[mark]} {task.description:<28}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+        )
+        self._ids: dict[str, TaskID] = {}
+
+    def show(self, job: Job) -> None:
+        for stage in job.stages:
+            if stage.name not in self._ids:
+                self._ids[stage.name] = self.progress.add_task(stage.title, mark="", note="")
+            total = stage.total or 1
+            done = total if stage.state is State.DONE else stage.done
+            self.progress.update(
+                self._ids[stage.name],
+                total=total,
+                completed=done,
+                mark=_MARK[stage.state],
+                note=note(stage),
+            )
+
+
+class _PlainLines:
+    def __init__(self, console: Console):
+        self._console = console
+        self._said: dict[str, tuple[State, int]] = {}
+
+    def show(self, job: Job) -> None:
+        for stage in job.stages:
+            tenth = 10 * stage.done // stage.total if stage.total else 0
+            now = (stage.state, tenth if stage.state is State.RUNNING else 0)
+            if stage.state in (State.WAITING, State.QUEUED) or self._said.get(stage.name) == now:
+                continue
+            self._said[stage.name] = now
+            counted = (
+                f" {stage.done}/{stage.total} {stage.unit}".rstrip() if stage.total > 1 else ""
+            )
+            line = f"{stage.title}: {stage.state}{counted} {note(stage)}".rstrip()
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def note(stage: StageRecord) -> str:
+    """The figures beside a stage's bar."""
+    parts = [f"{key} {_figure(value)}" for key, value in stage.info.items()]
+    if stage.state is State.DONE and stage.started_at and stage.finished_at:
+        parts.append(f"{stage.finished_at - stage.started_at:.0f} s")
+    elif eta := _seconds_left(stage):
+        parts.append(f"{eta:.0f} s left")
+    return ", ".join(parts)
+
+
+def _seconds_left(stage: StageRecord) -> float | None:
+    if stage.state is not State.RUNNING or not stage.started_at or not 0 < stage.done < stage.total:
+        return None
+    passed = time.time() - stage.started_at
+    return passed * (stage.total - stage.done) / stage.done
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

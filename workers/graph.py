@@ -1,0 +1,140 @@
+"""What a run consists of: its stages, their order, and the fingerprint each output must carry."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from common.config import RunConfig
+from common.config.data import FileData, FpbData
+from common.config.run import TrainedBaseline
+from common.config.teacher import RecordedTeacher
+from common.fingerprint import digest_path
+from common.task import CONFIGS, load_task
+from workers.run_directory import RunDirectory, stage_fingerprint
+
+Queue = Literal["label", "train", "evaluate"]
+QUEUES: tuple[Queue, ...] = ("label", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run; `needs` name the stages whose outputs it reads."""
+
+    name: str
+    queue: Queue
+    needs: tuple[str, ...]
+    title: str
+
+    @property
+    def verb(self) -> str:
+        """`train` of `train:student`."""
+        return self.name.partition(":")[0]
+
+    @property
+    def system(self) -> str:
+        """`student` of `train:student`, empty where there is none."""
+        return self.name.partition(":")[2]
+
+
+def stages_of(config: RunConfig) -> dict[str, Stage]:
+    """Every stage by name, in an order in which they can run."""
+    stages = [Stage("prepare", "label", (), "Prepare the data")]
+    if config.all_teachers:
+        stages.append(Stage("probe", "label", ("prepare",), "Probe the teacher"))
+        stages.append(Stage("label", "label", ("probe",), "Ask the teacher"))
+    stages.append(Stage("collect", "label", (stages[-1].name,), "Collect training pairs"))
+    for name in config.trained_systems:
+        stages.append(Stage(f"train:{name}", "train", ("collect",), f"Train {name}"))
+    trained = config.trained_systems.keys()
+    for name in system_names(config):
+        needs = f"train:{name}" if name in trained else "collect"
+        stages.append(Stage(f"evaluate:{name}", "evaluate", (needs,), f"Evaluate {name}"))
+    judged = tuple(s.name for s in stages if s.verb == "evaluate")
+    stages.append(Stage("report", "evaluate", judged or ("collect",), "Write the report"))
+    return {stage.name: stage for stage in stages}
+
+
+def stages_until(config: RunConfig, until: str) -> list[Stage]:
+    """The stages that lead to all stages of the kind `until`: label, train, evaluate, report."""
+    order = ("label", "train", "evaluate", "report")
+    wanted = {"prepare", "probe", "collect", *order[: order.index(until) + 1]}
+    return [stage for stage in stages_of(config).values() if stage.verb in wanted]
+
+
+def system_names(config: RunConfig) -> list[str]:
+    """The systems that are judged: the student first, then the baselines as listed."""
+    return (["student"] if config.student else []) + list(config.baselines)
+
+
+def fingerprints(config: RunConfig) -> dict[str, str]:
+    """What the marker of each finished stage must say; changes with anything the stage reads."""
+    known: dict[str, str] = {}
+    for stage in stages_of(config).values():
+        inputs = [known[name] for name in stage.needs]
+        known[stage.name] = stage_fingerprint(stage.name, _reads(config, stage), inputs)
+    return known
+
+
+def fingerprint(config: RunConfig, stage: str) -> str:
+    """The fingerprint of one stage."""
+    return fingerprints(config)[stage]
+
+
+def is_done(run: RunDirectory, config: RunConfig, stage: str) -> bool:
+    """Whether a stage's output is on disk and made from this very input."""
+    return run.is_done(stage, fingerprint(config, stage))
+
+
+def ready_stages(run: RunDirectory, config: RunConfig) -> list[Stage]:
+    """The stages that are not done and whose needs are."""
+    stages, wanted = stages_of(config), fingerprints(config)
+    done = {name for name in stages if run.is_done(name, wanted[name])}
+    return [
+        stage for name, stage in stages.items() if name not in done and done.issuperset(stage.needs)
+    ]
+
+
+def _reads(config: RunConfig, stage: Stage) -> Any:
+    if stage.verb == "prepare":
+        task = load_task(config.task).model_dump(mode="json")
+        return [config.data.model_dump(mode="json"), _data_digests(config), config.seed, task]
+    if stage.verb in ("probe", "label", "collect"):
+        parts: list[BaseModel] = [config.labelling, config.aggregation, *config.all_teachers]
+        files = [_content(t.answers) for t in config.all_teachers if isinstance(t, RecordedTeacher)]
+        return [*(p.model_dump(mode="json") for p in parts), files, _content(CONFIGS / "prompts")]
+    if stage.verb == "train":
+        student, training = config.trained_systems[stage.system]
+        return [student.model_dump(mode="json"), training.model_dump(mode="json"),
+                _content(Path(student.model))]  # fmt: skip
+    if stage.verb == "evaluate":
+        baseline = config.baselines.get(stage.system)
+        own: Any = baseline.model_dump(mode="json") if baseline else None
+        if isinstance(baseline, TrainedBaseline):
+            own = baseline.title
+        return [own, config.evaluation.model_dump(mode="json"), config.seed]
+    return [config.evaluation.model_dump(mode="json"), config.description]
+
+
+def _data_digests(config: RunConfig) -> list[str]:
+    data = config.data
+    if isinstance(data, FpbData):
+        return [_content(data.path)] if data.path else []
+    if isinstance(data, FileData):
+        return [_content(data.path), *([_content(data.test_path)] if data.test_path else [])]
+    return []
+
+
+def _content(path: Path) -> str:
+    """Digest of a file or folder; empty where there is none (hub names, vanished files)."""
+    if not path.exists():
+        return ""
+    stamp = max(p.stat().st_mtime_ns for p in [path, *path.rglob("*")])
+    return _content_at(path, stamp)
+
+
+@lru_cache(maxsize=256)
+def _content_at(path: Path, stamp: int) -> str:
+    return digest_path(path)

@@ -1,0 +1,83 @@
+"""Which workers listen on which queue: a heartbeat key per worker, seen by everyone."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, cast
+
+from common.errors import ServiceError
+from common.records import Record
+
+if TYPE_CHECKING:
+    import redis
+
+_BEAT_SECONDS = 2.0
+_PREFIX = "finstill:worker:"
+
+
+class WorkerRecord(Record):
+    """A worker process that is alive."""
+
+    name: str
+    queues: list[str]
+    pid: int
+    started_at: float
+
+
+def announce(
+    client: "redis.Redis", queues: list[str], stop: threading.Event, parent: int | None = None
+) -> threading.Thread:
+    """
+    Keep this worker's record alive until `stop` is set.
+
+    With `parent`, the worker also ends when that process is gone: a stack that was killed must not
+    leave workers behind that fight its successor's for the cores.
+    """
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    record = WorkerRecord(name=name, queues=queues, pid=os.getpid(), started_at=time.time())
+    thread = threading.Thread(target=_beat, args=(client, record, stop, parent), daemon=True)
+    thread.start()
+    return thread
+
+
+def _beat(
+    client: "redis.Redis", record: WorkerRecord, stop: threading.Event, parent: int | None
+) -> None:
+    import redis
+
+    while True:
+        if parent and os.getppid() != parent:
+            os.kill(record.pid, signal.SIGTERM)
+        try:
+            client.set(
+                _PREFIX + record.name, record.model_dump_json(), px=int(_BEAT_SECONDS * 3000)
+            )
+            if stop.wait(_BEAT_SECONDS):
+                client.delete(_PREFIX + record.name)
+                return
+        except redis.RedisError:
+            if stop.wait(_BEAT_SECONDS):
+                return
+
+
+def living_workers(client: "redis.Redis") -> list[WorkerRecord]:
+    """Every worker whose heartbeat is fresh."""
+    keys = list(client.scan_iter(match=_PREFIX + "*", count=1000))
+    values = cast("list[bytes | None]", client.mget(keys)) if keys else []
+    found = [WorkerRecord.model_validate(json.loads(value)) for value in values if value]
+    return sorted(found, key=lambda record: record.name)
+
+
+def require_workers(client: "redis.Redis", queues: set[str]) -> None:
+    """Raises ServiceError when a queue has nobody listening."""
+    heard = {queue for worker in living_workers(client) for queue in worker.queues}
+    missing = sorted(queues - heard)
+    if missing:
+        names = ",".join(missing)
+        raise ServiceError(
+            f"no worker listens on {' or '.join(missing)}: start one with "
+            f"`finstill worker --queues {names}`, or run with --local."
+        )

@@ -1,0 +1,177 @@
+"""The layout of runs/ID/; the only module that knows those paths."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from common import __version__
+from common.config import RunConfig, validate_config
+from common.data.atomic import atomic_file
+from common.errors import InputError
+from common.fingerprint import digest
+
+
+class RunDirectory:
+    """
+    One run on disk.
+
+    A stage is finished when its marker stands under stages/ with the expected fingerprint; the
+    marker is written last, so a half-written stage is never taken for a finished one.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """train.parquet, validation.parquet, test.parquet, split.json."""
+        return self.root / "data"
+
+    def part(self, name: str) -> Path:
+        """One part of the data."""
+        return self.data / f"{name}.parquet"
+
+    @property
+    def split_file(self) -> Path:
+        """What the split counted and found."""
+        return self.data / "split.json"
+
+    @property
+    def labels(self) -> Path:
+        """chunks/, answers.parquet, probe.json, summary.json and the pairs."""
+        return self.root / "labels"
+
+    @property
+    def answers(self) -> Path:
+        """Every answer, each teacher, each sample."""
+        return self.labels / "answers.parquet"
+
+    @property
+    def labels_summary(self) -> Path:
+        """Counts, cost, agreement, dropped rows by reason."""
+        return self.labels / "summary.json"
+
+    def pairs(self, part: str, labels: str) -> Path:
+        """Training pairs of a part, labelled by `teacher` or `gold`."""
+        return self.labels / f"pairs_{labels}_{part}.parquet"
+
+    def system(self, name: str) -> Path:
+        """A system's model, checkpoints, predictions and report."""
+        return self.root / "systems" / name
+
+    def predictions(self, name: str) -> Path:
+        """What a system said of the test part."""
+        return self.system(name) / "predictions.parquet"
+
+    def evaluation(self, name: str) -> Path:
+        """How a system did on the test part."""
+        return self.system(name) / "evaluation.json"
+
+    def training_summary(self, name: str) -> Path:
+        """Steps, seconds, history of a training."""
+        return self.system(name) / "training.json"
+
+    def report(self, suffix: str) -> Path:
+        """report.html, report.md or report.json."""
+        return self.root / f"report.{suffix}"
+
+    def marker(self, stage: str) -> Path:
+        """The proof that a stage is finished."""
+        return self.root / "stages" / f"{stage.replace(':', '.')}.json"
+
+    def is_done(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage finished with exactly this input."""
+        marker = read_json(self.marker(stage))
+        return bool(marker) and marker.get("fingerprint") == fingerprint
+
+    def mark_done(self, stage: str, fingerprint: str, seconds: float) -> None:
+        """Write the marker; call when every output of the stage is on disk."""
+        write_json(
+            self.marker(stage),
+            {
+                "stage": stage,
+                "fingerprint": fingerprint,
+                "finished_at": time.time(),
+                "seconds": seconds,
+                "finstill": __version__,
+            },
+        )
+
+    def marker_digest(self, stage: str) -> str:
+        """A short name of what the stage was made from."""
+        marker = read_json(self.marker(stage)) or {}
+        return str(marker.get("fingerprint", ""))
+
+
+def create_run(runs: Path, config: RunConfig) -> RunDirectory:
+    """Make the run's folder, or find it again: the same config is the same run."""
+    run = RunDirectory(runs / config.run_id)
+    if not run.config_file.exists():
+        write_json(run.config_file, config.model_dump(mode="json"))
+    return run
+
+
+def open_run(runs: Path, run_id: str) -> tuple[RunDirectory, RunConfig]:
+    """A run by its id, by a unique beginning of it, or by its folder. Raises InputError."""
+    run = RunDirectory(_find(runs, run_id))
+    tree = read_json(run.config_file)
+    if tree is None:
+        raise InputError(f"{run.root} is not a run: it has no config.json.")
+    return run, validate_config(tree, str(run.config_file))
+
+
+def list_runs(runs: Path) -> list[RunDirectory]:
+    """Every run in a folder, newest first."""
+    found = [p.parent for p in runs.glob("*/config.json")]
+    return [RunDirectory(p) for p in sorted(found, key=lambda p: -p.stat().st_mtime)]
+
+
+def _find(runs: Path, run_id: str) -> Path:
+    if (Path(run_id) / "config.json").exists():
+        return Path(run_id).resolve()
+    known = [run.run_id for run in list_runs(runs)]
+    matches = [name for name in known if name == run_id] or [
+        name for name in known if name.startswith(run_id)
+    ]
+    if len(matches) == 1 and run_id:
+        return runs / matches[0]
+    listing = ", ".join(matches or known[:5]) or "none"
+    wanted = "names several runs" if matches else "is not a run"
+    raise InputError(f"'{run_id}' {wanted} in {runs}; there: {listing}.")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None when it is missing or half-written."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, ValidationError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: written aside, flushed to disk, renamed."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all: written aside, flushed to disk, renamed. Raises DiskFull."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+
+
+def stage_fingerprint(stage: str, config: Any, inputs: list[str]) -> str:
+    """Name of a stage's output: the code's version, its configuration and its inputs."""
+    return digest({"stage": stage, "finstill": __version__, "config": config, "inputs": inputs})

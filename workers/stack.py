@@ -1,0 +1,275 @@
+"""
+The embedded stack: a private Redis and worker processes for those who run none themselves.
+
+`python -m workers.stack` is the process that owns them. It restarts a worker that dies, and ends by
+itself when no job has been active for a while, so that nothing is left behind.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from common.errors import ServiceError
+from workers.embedded_redis import EmbeddedRedis
+from workers.jobs import Jobs
+from workers.registry import living_workers
+from workers.services import (
+    Settings,
+    connect,
+    settings_from_environment,
+    thread_environment,
+)
+
+logger = logging.getLogger(__name__)
+
+WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluate"]}
+LINGER_SECONDS = 30.0
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Child:
+    """One worker process and how often it had to be started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    starts: int = 1
+
+
+class Stack:
+    """
+    Redis and the workers of one state folder.
+
+    `also` are further commands to run beside the workers, by name. With `keep` the stack is
+    somebody's on purpose (`finstill up`): `stop_stack` leaves it alone.
+    """
+
+    def __init__(
+        self, settings: Settings, also: Mapping[str, list[str]] | None = None, keep: bool = False
+    ):
+        self.redis = EmbeddedRedis(settings.state / "redis")
+        self.settings = replace(settings, redis_url=self.redis.url)
+        self._commands = {
+            **{name: ["worker", "--queues", ",".join(queues)] for name, queues in WORKERS.items()},
+            **(also or {}),
+        }
+        self._keep = keep
+        self._children: dict[str, Child] = {}
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start Redis, then one worker per entry of WORKERS."""
+        self.redis.start()
+        for name in self._commands:
+            self._children[name] = Child(name, self._spawn(name))
+        write_address(self.settings, self.redis.url, self._keep)
+
+    def watch(self, linger_seconds: float) -> None:
+        """Restart what dies; return when idle for `linger_seconds` or told to stop."""
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+        signal.signal(signal.SIGINT, self._ask_to_stop)
+        jobs = Jobs(connect(self.redis.url))
+        idle_since = time.monotonic()
+        while not self._stopping:
+            time.sleep(0.5)
+            self._revive()
+            if any(not job.ended for job in jobs.all()):
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > linger_seconds:
+                logger.info("no job for %.0f s", linger_seconds)
+                return
+
+    def stop(self, timeout_seconds: float = 20.0) -> None:
+        """Let each worker finish or hand back its task, then stop Redis."""
+        for child in self._children.values():
+            _signal_group(child.process, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_seconds
+        for child in self._children.values():
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(child.process, signal.SIGKILL)
+        address_file(self.settings).unlink(missing_ok=True)
+        self.redis.stop()
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _revive(self) -> None:
+        if not self.redis.answers():
+            self.redis.start()
+        for child in self._children.values():
+            if child.process.poll() is not None:
+                logger.warning("worker %s ended with %s", child.name, child.process.returncode)
+                time.sleep(min(5.0, 0.5 * child.starts))
+                child.process = self._spawn(child.name)
+                child.starts += 1
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+        log = (self.settings.state / f"worker-{name}.log").open("ab")
+        command = [sys.executable, "-m", "workers", *self._commands[name]]
+        environment = child_environment(self.settings)
+        process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        return process
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of a worker of this stack."""
+    return {
+        **os.environ,
+        "REDIS_URL": settings.redis_url or "",
+        "FINSTILL_RUNS": str(settings.runs),
+        "FINSTILL_STATE": str(settings.state),
+        **thread_environment(settings.threads),
+        "FINSTILL_PARENT": str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+    }
+
+
+def ensure_stack(settings: Settings, timeout_seconds: float = 60.0) -> str:
+    """
+    The address of this state folder's running stack, started if there is none.
+
+    Raises ServiceError when it does not come up, naming its log.
+    """
+    running = running_stack(settings)
+    if running and _all_listen(running):
+        return running
+    settings.state.mkdir(parents=True, exist_ok=True)
+    log_file = settings.state / "stack.log"
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.stack"],
+            cwd=_ROOT,
+            env={**child_environment(settings), "REDIS_URL": ""},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        running = running_stack(settings)
+        if running and _all_listen(running):
+            return running
+        if process.poll() not in (None, 0):
+            break
+        time.sleep(0.1)
+    raise ServiceError(f"the embedded stack did not start; its log is {log_file}.")
+
+
+def running_stack(settings: Settings) -> str | None:
+    """The Redis address of a stack that is up, or None."""
+    try:
+        url = str(json.loads(address_file(settings).read_text())["redis_url"])
+        connect(url).close()
+    except (OSError, ValueError, KeyError, ServiceError):
+        return None
+    return url
+
+
+def stop_stack(settings: Settings, timeout_seconds: float = 30.0) -> None:
+    """Stop this state folder's stack and wait until it is gone; not one that was told to stay."""
+    try:
+        address = json.loads(address_file(settings).read_text())
+        if address.get("keep"):
+            return
+        os.kill(int(address["pid"]), signal.SIGTERM)
+    except (OSError, ValueError, KeyError):
+        return
+    deadline = time.monotonic() + timeout_seconds
+    while address_file(settings).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _wait_until_unlocked(settings, deadline)
+
+
+def address_file(settings: Settings) -> Path:
+    """Where a running stack says how to reach it."""
+    return settings.state / "stack.json"
+
+
+def write_address(settings: Settings, url: str, keep: bool = False) -> None:
+    """Announce this process as the owner of the stack."""
+    address = {"redis_url": url, "pid": os.getpid(), "keep": keep}
+    address_file(settings).write_text(json.dumps(address))
+
+
+def _all_listen(url: str) -> bool:
+    client = connect(url)
+    heard = {queue for worker in living_workers(client) for queue in worker.queues}
+    client.close()
+    return heard >= {queue for queues in WORKERS.values() for queue in queues}
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Celery's SIGTERM is for the parent alone; a kill is for its children too."""
+    try:
+        if number is signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+    except ProcessLookupError:
+        pass
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[bool]:
+    with _lock_file(settings) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _lock_file(settings: Settings) -> IO[str]:
+    settings.state.mkdir(parents=True, exist_ok=True)
+    return (settings.state / "stack.lock").open("w")
+
+
+def _wait_until_unlocked(settings: Settings, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        with only_one(settings) as free:
+            if free:
+                return
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Own the stack of this state folder until it is idle."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = settings_from_environment()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # an earlier stack may be on its way out
+        with only_one(settings) as alone:
+            if alone:
+                _own(Stack(settings))
+                return
+        if running_stack(settings):
+            return
+        time.sleep(0.1)
+
+
+def _own(stack: Stack) -> None:
+    try:
+        stack.start()
+        stack.watch(LINGER_SECONDS)
+    finally:
+        stack.stop()
+
+
+if __name__ == "__main__":
+    main()

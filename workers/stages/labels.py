@@ -1,0 +1,211 @@
+"""Asking the teachers: a probe first, then the rows in chunks, each chunk a file of answers."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.config.teacher import TeacherConfig
+from common.data.store import read_records, read_slice, write_records
+from common.errors import ServiceError
+from common.records import Answer, Example, TeacherAnswer, Unanswered
+from teacher.base import Teacher
+from teacher.build import TeacherSettings, build_teacher
+from teacher.cascade import rows_for_next
+from teacher.labelling import label_examples
+from teacher.quality import judge_probe, judge_smoke
+from teacher.services import (
+    LabellingServices,
+    check_durability,
+    local_services,
+    redis_services,
+)
+from teacher.terms import check_terms
+from teacher.votes import in_row_order
+from workers.graph import fingerprint
+from workers.run_directory import read_json, write_json
+from workers.stages.context import StageContext
+
+AnyAnswer = TeacherAnswer | Unanswered
+
+
+def probe_teachers(context: StageContext) -> None:
+    """
+    Ask each teacher a few rows and judge them before the rest is paid for.
+
+    The answers stay in the cache: the probe costs nothing twice. Raises TeacherUnfit, and
+    UsageError for a teacher whose answers nobody may train on.
+    """
+    config, labelling = context.config, context.config.labelling
+    smoke = _to_label(context, 0, labelling.smoke_rows)
+    probe = list(_gold_sample(context, labelling.probe.rows))
+    asking = [_Asking(context, teacher) for teacher in config.all_teachers]
+    for ask in asking:
+        check_terms([ask.teacher.name, ask.teacher.model], labelling.accept_terms)
+    reports = []
+    for done, ask in enumerate(asking):
+        context.report(done, len(asking))
+        report: dict[str, object] = {"teacher": ask.teacher.name}
+        report["smoke"] = judge_smoke(ask(smoke), labelling, context.task).model_dump(mode="json")
+        if probe:
+            gold = {example.id: str(example.label) for example in probe}
+            report["probe"] = judge_probe(ask(probe), gold, labelling).model_dump(mode="json")
+        reports.append(report)
+    write_json(context.run.labels / "probe.json", reports)
+    context.report(len(reports), len(reports))
+
+
+def label_chunk(context: StageContext, index: int) -> None:
+    """Ask every teacher about one chunk of rows; its file appears when all are answered."""
+    target = chunk_file(chunk_folder(context), index)
+    size = context.config.labelling.chunk_rows
+    examples = _to_label(context, index * size, (index + 1) * size)
+    tally = Tally(context, len(examples))
+    if not target.exists():
+        answers: list[AnyAnswer] = []
+        for teacher_config in context.config.all_teachers:
+            if rows := rows_for_next(examples, answers, context.config.aggregation):
+                answers += _Asking(context, teacher_config, tally)(rows)
+        answers = in_row_order(answers)
+        write_records(target, answers, Answer)
+    else:
+        answers = list(read_records(target, Answer))
+    counts = {**tally.counts, **_counts(answers)}
+    context.report(len(examples), len(examples), "rows", counts)
+
+
+def label_all_chunks(context: StageContext) -> None:
+    """Every chunk, one after the other, in this process."""
+    rows = _rows(context)
+    for index in range(chunks_of(context)):
+        label_chunk(context, index)
+        context.report(min((index + 1) * context.config.labelling.chunk_rows, rows), rows, "rows")
+
+
+def chunks_of(context: StageContext) -> int:
+    """How many chunks the rows make."""
+    return max(1, -(-_rows(context) // context.config.labelling.chunk_rows))
+
+
+def all_chunks_done(context: StageContext) -> bool:
+    """Whether every chunk's file is there."""
+    folder = chunk_folder(context)
+    return all(chunk_file(folder, index).exists() for index in range(chunks_of(context)))
+
+
+def chunk_folder(context: StageContext) -> Path:
+    """Where the chunks' answers lie; another question or another teacher is another folder."""
+    return context.run.labels / "chunks" / fingerprint(context.config, "label")[:16]
+
+
+def chunk_file(folder: Path, index: int) -> Path:
+    """The answers to one chunk."""
+    return folder / f"{index:06d}.parquet"
+
+
+def all_answers(context: StageContext) -> Iterator[AnyAnswer]:
+    """Every answer of every chunk, in row order."""
+    folder = chunk_folder(context)
+    for index in range(chunks_of(context)):
+        yield from read_records(chunk_file(folder, index), Answer)
+
+
+class _Asking:
+    """One teacher with the services it needs; call it with examples."""
+
+    def __init__(self, context: StageContext, config: TeacherConfig, tally: "Tally | None" = None):
+        self._context = context
+        self.teacher = build(context, config)
+        self._services = _services(context, config, self.teacher, tally or Tally(context, 0))
+
+    def __call__(self, examples: Sequence[Example]) -> list[AnyAnswer]:
+        labelling = self._context.config.labelling
+        return label_examples(examples, self.teacher, labelling, self._services)
+
+
+class Tally:
+    """What one chunk has counted so far, reported at most twice a second."""
+
+    def __init__(self, context: StageContext, rows: int):
+        self._report = context.report
+        self._rows = rows
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._said = 0.0
+
+    def __call__(self, **deltas: float) -> None:
+        """Add to the counts; called from the labelling loop's thread."""
+        with self._lock:
+            self._counts.update(deltas)
+            if self._rows and time.monotonic() - self._said > 0.5:
+                self._said = time.monotonic()
+                done = min(self._rows, int(max(self._counts["done"], self._counts["asked"])))
+                self._report(done, self._rows, "rows", self.counts)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What was counted so far."""
+        return dict(self._counts)
+
+
+def build(context: StageContext, config: TeacherConfig) -> Teacher:
+    """The teacher a config describes, with this installation's keys and addresses."""
+    settings = context.settings
+    return build_teacher(
+        config,
+        context.task,
+        TeacherSettings(
+            anthropic_api_key=settings.anthropic_api_key,
+            anthropic_base_url=settings.anthropic_base_url,
+            vllm_base_url=settings.vllm_base_url,
+            vllm_api_key=settings.vllm_api_key,
+        ),
+    )
+
+
+def _services(
+    context: StageContext, config: TeacherConfig, teacher: Teacher, tally: "Tally"
+) -> LabellingServices:
+    """Redis where there is one. Raises ServiceError where paid answers could be lost."""
+    labelling = context.config.labelling
+    if context.redis is None:
+        if teacher.paid and not labelling.accept_volatile_cache:
+            raise ServiceError(
+                f"teacher {teacher.name} is paid for and --local keeps no answers: run without "
+                "--local, or accept the loss with --accept-volatile-cache."
+            )
+        return local_services(labelling, config.pace, tally, context.cancelled)
+    if teacher.paid:
+        check_durability(context.redis, labelling.accept_volatile_cache)
+    job = context.run.run_id
+    return redis_services(context.redis, job, labelling, config.pace, tally, context.cancelled)
+
+
+def _rows(context: StageContext) -> int:
+    return int(read_json(context.run.split_file)["to_label"])
+
+
+def _to_label(context: StageContext, start: int, stop: int) -> list[Example]:
+    return list(read_slice(context.run.part("to_label"), start, stop, Example))
+
+
+def _gold_sample(context: StageContext, most: int) -> Iterator[Example]:
+    """The first rows of the training part that somebody has labelled."""
+    for example in read_records(context.run.part("to_label"), Example):
+        if most <= 0:
+            return
+        if example.label is not None:
+            most -= 1
+            yield example
+
+
+def _counts(answers: Sequence[AnyAnswer]) -> dict[str, float]:
+    return {
+        "answered": sum(isinstance(answer, TeacherAnswer) for answer in answers),
+        "unanswered": sum(isinstance(answer, Unanswered) for answer in answers),
+        "cached": sum(answer.cached for answer in answers),
+        "usd": sum(answer.usage.usd for answer in answers if not answer.cached),
+        "input_tokens": sum(a.usage.input_tokens for a in answers if not a.cached),
+        "output_tokens": sum(a.usage.output_tokens for a in answers if not a.cached),
+    }

@@ -1,0 +1,174 @@
+"""Training a system and judging it on the test part."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from common.config.run import MajorityBaseline, TfidfBaseline, TrainedBaseline
+from common.config.student import TINY
+from common.data.store import read_records, write_records
+from common.evaluation.evaluate import evaluate_system
+from common.records import Example, Prediction, SystemCard, TrainingPair
+from workers.run_directory import read_json, write_json
+from workers.stages.context import StageContext
+
+
+def train_system(context: StageContext, name: str) -> None:
+    """
+    Train one system on the pairs its config asks for; resumes from its last checkpoint.
+
+    Raises JobCancelled (checkpoint kept) and StudentError.
+    """
+    from student.progress import TrainingHooks, TrainingProgress
+    from student.train import train_student
+
+    student, training = context.config.trained_systems[name]
+
+    def progress(now: TrainingProgress) -> None:
+        shown = {"loss": now.loss} if now.loss is not None else {}
+        context.report(now.step, now.total_steps, "steps", shown)
+
+    summary = train_student(
+        student=student,
+        training=training,
+        task=context.task,
+        train=pairs(context, "train", training.labels),
+        validation=pairs(context, "validation", training.labels),
+        folder=context.run.system(name),
+        hooks=TrainingHooks(progress=progress, cancelled=context.cancelled),
+        threads=context.settings.threads,
+    )
+    write_json(context.run.training_summary(name), summary.model_dump(mode="json"))
+
+
+def evaluate_system_on_test(context: StageContext, name: str) -> None:
+    """Predict the test part, then judge: the same texts and the same function for all."""
+    run, config = context.run, context.config
+    test = list(read_records(run.part("test"), Example))
+    context.report(0, len(test), "texts")
+    begun = time.perf_counter()
+    predictions = _predict(context, name, test)
+    card = _card(context, name, len(test), time.perf_counter() - begun)
+    write_records(run.predictions(name), predictions, Prediction)
+    split = read_json(run.split_file)
+    report = evaluate_system(
+        card,
+        test,
+        predictions,
+        context.task,
+        config.evaluation,
+        config.data.name or config.data.kind,
+        split["fingerprint"],
+        near_duplicates=split["near_duplicates"]["ids"],
+    )
+    write_json(run.evaluation(name), report.model_dump(mode="json"))
+    context.report(len(test), len(test), "texts")
+
+
+def pairs(context: StageContext, part: str, labels: str) -> list[TrainingPair]:
+    """The training pairs of a part, labelled by `teacher` or `gold`."""
+    return list(read_records(context.run.pairs(part, labels), TrainingPair))
+
+
+def _predict(context: StageContext, name: str, test: Sequence[Example]) -> list[Prediction]:
+    from student.baselines import predict_majority, predict_tfidf
+
+    baseline = context.config.baselines.get(name)
+    labels = context.task.label_names
+    if isinstance(baseline, MajorityBaseline):
+        return predict_majority(_any_pairs(context), test, labels)
+    if isinstance(baseline, TfidfBaseline):
+        return predict_tfidf(
+            pairs(context, "train", baseline.labels), test, labels, context.config.seed
+        )
+    return _predict_trained(context, name, test)
+
+
+def _any_pairs(context: StageContext) -> list[TrainingPair]:
+    return pairs(context, "train", "teacher" if context.config.all_teachers else "gold")
+
+
+def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) -> list[Prediction]:
+    """Labels for all texts, rationales for the first few: they are generated word by word."""
+    from student.predict import Predictor
+
+    settings = context.config.evaluation
+    predictor = Predictor.load(context.run.system(name) / "model")
+    explained = settings.rationale_rows if explains(context, name) else 0
+    texts = [example.text for example in test]
+    scored = predictor.predict(texts, batch_size=settings.batch_size)
+    reasons = predictor.predict(
+        texts[:explained], rationales=True, batch_size=settings.batch_size
+    ) if explained else []  # fmt: skip
+    predictions = []
+    for index, (example, row) in enumerate(zip(test, scored, strict=True)):
+        rationale = reasons[index].rationale if index < len(reasons) else None
+        predictions.append(
+            Prediction(
+                example_id=example.id,
+                label=row.label,
+                probabilities=row.probabilities,
+                rationale=rationale,
+                raw=row.raw,
+            )
+        )
+    return predictions
+
+
+def explains(context: StageContext, name: str) -> bool:
+    """Whether the system was trained on rationales."""
+    _, training = context.config.trained_systems[name]
+    return training.rationale_weight > 0 and training.labels == "teacher"
+
+
+def _card(context: StageContext, name: str, texts: int, seconds: float) -> SystemCard:
+    baseline = context.config.baselines.get(name)
+    facts: dict[str, Any] = {"training_examples": len(_any_pairs(context))}
+    if baseline is None or isinstance(baseline, TrainedBaseline):
+        facts = _trained_facts(context, name)
+    elif isinstance(baseline, TfidfBaseline):
+        facts = {"training_examples": len(pairs(context, "train", baseline.labels))}
+    return SystemCard(
+        name=name,
+        role="student" if baseline is None else "baseline",
+        title=_title(context, name),
+        predict_seconds=seconds,
+        predict_texts=texts,
+        **facts,
+    )
+
+
+def _trained_facts(context: StageContext, name: str) -> dict[str, Any]:
+    summary = read_json(context.run.training_summary(name))
+    student, training = context.config.trained_systems[name]
+    model = context.run.system(name) / "model"
+    return {
+        "tiny": student.model == TINY or bool(summary.get("tiny")),
+        "parameters": summary["parameters"],
+        "trainable_parameters": summary["trainable_parameters"],
+        "disk_bytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()),
+        "training_examples": len(pairs(context, "train", training.labels)),
+        "training_seconds": summary["seconds"],
+        "peak_memory_bytes": summary.get("peak_memory_bytes"),
+        "seed": training.seed,
+    }
+
+
+def _title(context: StageContext, name: str) -> str:
+    baseline = context.config.baselines.get(name)
+    if isinstance(baseline, MajorityBaseline):
+        return "Majority class"
+    if isinstance(baseline, TfidfBaseline):
+        return f"TF-IDF + logistic regression ({baseline.labels} labels)"
+    if isinstance(baseline, TrainedBaseline) and baseline.title:
+        return baseline.title
+    student, training = context.config.trained_systems[name]
+    family = student.tiny.family.upper().replace("LLAMA", "Llama") if student.tiny else ""
+    what = f"{family} (tiny)" if student.tiny else _short(student.model)
+    how = "step by step" if training.rationale_weight else "labels only"
+    parts = [what, student.quantization or "", "LoRA" if student.lora else "", how]
+    return ", ".join(part for part in parts if part)
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]

@@ -1,0 +1,59 @@
+"""What the queue can ask of a worker: two tasks that carry a run id, a stage and a number."""
+
+from functools import lru_cache
+from typing import Any
+
+from celery import Task
+from celery.utils.log import get_task_logger
+
+from common.errors import FinstillError
+from workers.celery_app import app, settings
+from workers.execution import Desk, execute
+from workers.graph import Stage
+from workers.services import connect
+
+logger = get_task_logger(__name__)
+
+STANDBY_SECONDS = 2.0
+
+
+@lru_cache(maxsize=1)
+def desk() -> Desk:
+    """This process's connection, opened on first use (after the fork)."""
+    return Desk(settings=settings, redis=connect(settings.redis_url or ""), send=send)
+
+
+def send(stage: Stage, run_id: str, chunk: int | None) -> None:
+    """Put one task on its stage's queue."""
+    if chunk is None:
+        run_stage.apply_async((run_id, stage.name), queue=stage.queue)
+    else:
+        label_chunk.apply_async((run_id, chunk), queue=stage.queue)
+
+
+@app.task(name="finstill.run_stage", bind=True)
+def run_stage(self: "Task[Any, Any]", run_id: str, stage: str) -> None:
+    """Do one stage of a run."""
+    _deliver(self, run_id, stage, None)
+
+
+@app.task(name="finstill.label_chunk", bind=True)
+def label_chunk(self: "Task[Any, Any]", run_id: str, chunk: int) -> None:
+    """Ask the teachers about one chunk of a run's rows."""
+    _deliver(self, run_id, "label", chunk)
+
+
+def _deliver(task: "Task[Any, Any]", run_id: str, stage: str, chunk: int | None) -> None:
+    """
+    Do it, or stand by while another worker does: if that one dies, this copy takes over.
+    """
+    try:
+        taken = execute(desk(), run_id, stage, chunk)
+    except (FinstillError, KeyError) as error:
+        logger.error("task %s(%s, %s) is refused: %s", task.name, run_id, stage, error)
+        return
+    if not taken:
+        where = task.request.delivery_info or {}
+        arguments = tuple(task.request.args or ())
+        queue = str(where.get("routing_key") or "label")
+        task.apply_async(arguments, queue=queue, countdown=STANDBY_SECONDS)
