@@ -66,7 +66,10 @@ def _claude(config: ClaudeTeacher, bound: BoundPrompt, settings: TeacherSettings
 
 def _vllm(config: VllmTeacher, bound: BoundPrompt, settings: TeacherSettings) -> Teacher:
     from teacher.backends.vllm import Vllm
+    from teacher.backends.vllm_offline import VllmOffline
 
+    if config.engine == "offline":
+        return VllmOffline(config, bound)
     if not settings.vllm_base_url:
         raise UsageError(
             f"teacher '{config.name or config.model}' needs the address of its server: set "

@@ -9,6 +9,7 @@ from common.records import Example, Reason, TeacherAnswer, Unanswered
 from teacher.base import Question, Reply
 from teacher.parsing import AnswerReader, Stop, to_answer
 from teacher.prompts import BoundPrompt
+from teacher.terms import terms_of
 
 # Nothing was said that could be pointed at, or nothing else will be said.
 _BEYOND_REPAIR = {Reason.REFUSED, Reason.REJECTED, Reason.UNAVAILABLE}
@@ -39,7 +40,7 @@ class ChatForm:
         self._reader = AnswerReader(bound)
         self._price_of_tokens = price_of_tokens
         system = {"role": "system", "content": bound.system}
-        self._opening = [system] if system_turn else []
+        self._opening = [system] if system_turn and bound.system else []
         # Claude is told the schema by the service, at our cost; chat templates add only roles.
         added = 40 if system_turn else 600
         self._prefix_bytes = _size([system, *bound.messages("")]) + added
@@ -86,6 +87,12 @@ class ChatForm:
         """Validate the text of a reply against schema, labels and the rules for rationales."""
         outcome = self._reader.read(said[0], question.text, said[1])
         return to_answer(question, teacher, reply, outcome, probabilities)
+
+
+def terms_flag(*names: str) -> str:
+    """What configs/terms.yaml says of a teacher, short enough to lie beside every answer."""
+    terms = terms_of(names)
+    return f"{terms.service}: {terms.training}" if terms else "not in configs/terms.yaml"
 
 
 def _size(messages: Sequence[Mapping[str, str]]) -> int:

@@ -14,7 +14,7 @@ import httpx2
 from common.config.teacher import ClaudeTeacher
 from common.errors import TeacherError, TeacherRejected
 from common.records import Example, TeacherAnswer, Unanswered
-from teacher.backends.chat import ChatForm
+from teacher.backends.chat import ChatForm, terms_flag
 from teacher.backends.failures import failure_of
 from teacher.base import Question, Reply, Unavailable
 from teacher.parsing import Stop
@@ -52,10 +52,6 @@ class Claude:
     provider = "claude"
     paid = True
     remote = True
-    terms = (
-        "Anthropic's commercial terms: outputs may not be used to train models that compete "
-        "with Anthropic's."
-    )
 
     def __init__(
         self, config: ClaudeTeacher, bound: BoundPrompt, api_key: str, base_url: str = ADDRESS
@@ -63,6 +59,7 @@ class Claude:
         self.name = config.name or config.model
         self.model = config.model
         self.samples = config.samples
+        self.terms = terms_flag(config.model)
         self.price = price_of(config.model)
         self._config = config
         fixed, sampling = request_shape(config, bound)

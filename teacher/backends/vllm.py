@@ -13,7 +13,7 @@ import aiohttp
 from common.config.teacher import VllmTeacher
 from common.errors import TeacherError
 from common.records import Example, TeacherAnswer, Unanswered, Usage
-from teacher.backends.chat import ChatForm
+from teacher.backends.chat import ChatForm, terms_flag
 from teacher.backends.failures import failure_of
 from teacher.base import Question, Reply, Unavailable
 from teacher.label_probabilities import label_probabilities, label_window
@@ -46,10 +46,7 @@ class VllmForm:
         self.model = config.model
         self.samples = config.samples
         self.paid = config.usd_per_gpu_hour is not None
-        self.terms = (
-            f"The licence of {config.model}; Llama's asks that a model trained on its outputs "
-            "carries 'Llama' at the beginning of its name."
-        )
+        self.terms = terms_flag(config.model)
         self._config = config
         self._labels = bound.task.label_names
         fixed, sampling = request_shape(config, bound)
