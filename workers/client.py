@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from common.config import RunConfig
@@ -35,6 +36,7 @@ class Client:
         self.settings = replace(settings, redis_url=url)
         self.redis: redis.Redis = connect(url)
         self.jobs = Jobs(self.redis)
+        self._closing: list[Callable[[], None]] = []
 
     def submit(self, config: RunConfig, until: str = "report") -> RunDirectory:
         """
@@ -48,7 +50,7 @@ class Client:
         if not self.embedded:
             require_workers(self.redis, set(QUEUES))
         run = create_run(self.settings.runs, config)
-        submit(self._desk(), run, config, until)
+        submit(self._desk, run, config, until)
         return run
 
     def follow(self, job_id: str, show: Callable[[Job], None], poll_seconds: float = 0.25) -> Job:
@@ -66,17 +68,21 @@ class Client:
     def close(self) -> None:
         """Stop the embedded stack unless another job needs it."""
         busy = any(not job.ended for job in self.jobs.all())
+        for release in self._closing:
+            release()
         self.redis.close()
         if self.embedded and not busy:
             stop_stack(self.settings)
 
+    @cached_property
     def _desk(self) -> "Desk":
         from workers.celery_app import app
         from workers.execution import Desk
         from workers.tasks import send
 
-        app.conf.update(broker_url=self.settings.broker_url)
-        return Desk(settings=self.settings, redis=self.redis, send=send)
+        connection = app.connection_for_write(self.settings.broker_url)
+        self._closing.append(connection.release)
+        return Desk(self.settings, self.redis, partial(send, connection=connection))
 
 
 @contextmanager

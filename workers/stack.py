@@ -133,6 +133,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "REDIS_URL": settings.redis_url or "",
         "FINSTILL_RUNS": str(settings.runs),
         "FINSTILL_STATE": str(settings.state),
+        "FINSTILL_THREADS": str(settings.threads),
         **thread_environment(settings.threads),
         "FINSTILL_PARENT": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),

@@ -1,7 +1,7 @@
 """What the queue can ask of a worker: two tasks that carry a run id, a stage and a number."""
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.utils.log import get_task_logger
@@ -11,6 +11,9 @@ from workers.celery_app import app, settings
 from workers.execution import Desk, execute
 from workers.graph import Stage
 from workers.services import connect
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 logger = get_task_logger(__name__)
 
@@ -23,12 +26,13 @@ def desk() -> Desk:
     return Desk(settings=settings, redis=connect(settings.redis_url or ""), send=send)
 
 
-def send(stage: Stage, run_id: str, chunk: int | None) -> None:
-    """Put one task on its stage's queue."""
-    if chunk is None:
-        run_stage.apply_async((run_id, stage.name), queue=stage.queue)
-    else:
-        label_chunk.apply_async((run_id, chunk), queue=stage.queue)
+def send(
+    stage: Stage, run_id: str, chunk: int | None, connection: "Connection | None" = None
+) -> None:
+    """Put one task on its stage's queue; a worker uses the application's own connection."""
+    task, what = (run_stage, stage.name) if chunk is None else (label_chunk, chunk)
+    options: dict[str, Any] = {"connection": connection} if connection else {}
+    task.apply_async((run_id, what), queue=stage.queue, **options)
 
 
 @app.task(name="finstill.run_stage", bind=True)

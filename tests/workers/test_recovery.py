@@ -28,7 +28,7 @@ QUICK = [
     "data.train_limit=160",
     "data.test_limit=60",
     "labelling.chunk_rows=40",
-    "training.max_steps=40",
+    "training.max_steps=24",
     "training.checkpoint_every_steps=5",
     "training.evaluations=2",
     "training.batch_size=8",
@@ -136,7 +136,9 @@ def test_a_job_survives_kill_9_of_its_workers_and_ends_as_if_undisturbed(
     settings: Settings, workers: Workers, tmp_path: Path
 ) -> None:
     config = quick_config()
-    undisturbed = LocalRun(replace(settings, runs=tmp_path / "alone"), config, "report", print)
+    undisturbed = LocalRun(
+        replace(settings, runs=tmp_path / "alone"), config, "report", lambda job: None
+    )
     undisturbed.execute()
     workers.start("label")
     trainer = workers.start("train,evaluate")
