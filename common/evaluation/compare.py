@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
+
 from common.config.run import EvaluationConfig
 from common.errors import InputError
 from common.evaluation.browse import browse_texts
 from common.evaluation.comparison import (
+    BrowseText,
     Comparison,
     Family,
     Judged,
@@ -15,8 +18,7 @@ from common.evaluation.comparison import (
 )
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import (
-    constant_predictions,
-    evaluate_system,
+    evaluate_codes,
     gold_codes,
     join_predictions,
 )
@@ -47,11 +49,10 @@ def compare_systems(
     system: the primary family. All remaining pairs form the secondary family.
     Raises InputError for systems that were not judged on these texts or share a name.
     """
-    _check(systems, len(gold))
     names = task.label_names
     codes = gold_codes(gold, names)
+    reports = distinct_reports([s.report for s in systems], len(gold))
     joined = [join_predictions(gold, s.predictions, s.report.system.name) for s in systems]
-    reports = _distinct([s.report for s in systems])
     answers = [
         Answers(
             report.system.name,
@@ -60,24 +61,40 @@ def compare_systems(
         )
         for report, predictions in zip(reports, joined, strict=True)
     ]
+    texts = browse_texts(gold, joined, task, settings.browse_rows, context)
+    return compare_codes(reports, codes, answers, task, settings, context=context, texts=texts)
+
+
+def compare_codes(
+    reports: Sequence[EvaluationReport],
+    gold: Codes,
+    answers: Sequence[Answers],
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+    *,
+    context: ReportContext,
+    texts: Sequence[BrowseText] = (),
+) -> Comparison:
+    """`compare_systems` on label codes; `answers` in the order of `reports`."""
+    labels = len(task.labels)
     reference = _reference(reports, context.reference)
-    pairs, families = compare_answers(codes, answers, len(names), settings, reference)
+    pairs, families = compare_answers(gold, answers, labels, settings, reference)
     titles = {r.system.name: display_name(r.system) for r in reports}
     pairs = [_judged(pair, titles, settings) for pair in pairs]
-    groups, group_pairs = compare_seed_groups(reports, codes, answers, len(names), settings)
+    groups, group_pairs = compare_seed_groups(reports, gold, answers, labels, settings)
     primary = [pair for pair in pairs if pair.family == PRIMARY]
-    constant_label = max(names, key=[e.label for e in gold].count)
     figures, notes = figures_for(load_published(), len(gold), context.config, context.protocol)
+    constant = int(np.bincount(gold, minlength=labels).argmax())
     return Comparison(
         title=context.title or f"{task.title}: {listed(list(titles.values()))}",
         task=task.name,
-        labels=names,
+        labels=task.label_names,
         dataset=reports[0].dataset,
         n=len(gold),
         reference=reference,
-        systems=reports,
-        constant=_constant(constant_label, gold, task, settings, reports),
-        constant_label=constant_label,
+        systems=list(reports),
+        constant=_constant(constant, gold, task, settings, reports),
+        constant_label=task.label_names[constant],
         headline=headline(next(r for r in reports if r.system.name == reference), primary, titles),
         verdicts=[p.verdict for p in group_pairs] + [p.verdict for p in primary],
         families=families,
@@ -86,7 +103,7 @@ def compare_systems(
         group_pairs=group_pairs,
         published=figures,
         published_notes=notes,
-        texts=browse_texts(gold, joined, task, settings.browse_rows, context),
+        texts=list(texts),
         texts_total=len(gold),
         context=context,
     )
@@ -124,39 +141,34 @@ def compare_answers(
     return [p for pairs in found.values() for p in corrected(pairs, settings.alpha)], families
 
 
-def _check(systems: Sequence[Judged], n: int) -> None:
-    names = [s.report.system.name for s in systems]
-    if not systems or len(set(names)) != len(names):
+def distinct_reports(reports: Sequence[EvaluationReport], n: int) -> list[EvaluationReport]:
+    """
+    The reports, with the system's name in every title that stands twice.
+
+    Raises InputError where names repeat or a report is not about these `n` texts.
+    """
+    names = [r.system.name for r in reports]
+    if not names or len(set(names)) != len(names):
         raise InputError(f"systems {names}: need at least one, and a name of its own for each.")
-    for judged in systems:
-        report = judged.report
-        if report.n != n or report.data_fingerprint != systems[0].report.data_fingerprint:
+    for report in reports:
+        if report.n != n or report.data_fingerprint != reports[0].data_fingerprint:
             raise InputError(
                 f"system '{report.system.name}' was judged on {report.n} texts of "
                 f"'{report.dataset}' ({report.data_fingerprint[:10]}), not on these {n}: "
                 "systems can be compared on the same texts only."
             )
+    titles = [r.system.title for r in reports]
+    return [r if titles.count(r.system.title) == 1 else _named(r) for r in reports]
+
+
+def _named(report: EvaluationReport) -> EvaluationReport:
+    card = report.system
+    card = card.model_copy(update={"title": f"{card.title} [{card.name}]"})
+    return report.model_copy(update={"system": card})
 
 
 def _references(report: EvaluationReport, context: ReportContext) -> dict[str, TeacherAnswer]:
     return {} if report.system.role == "teacher" else context.teacher_answers
-
-
-def _distinct(reports: Sequence[EvaluationReport]) -> list[EvaluationReport]:
-    """The reports with titles of their own: two runs of one recipe are told apart by name."""
-    titles = [r.system.title for r in reports]
-    return [
-        r
-        if titles.count(r.system.title) == 1
-        else r.model_copy(
-            update={
-                "system": r.system.model_copy(
-                    update={"title": f"{r.system.title} [{r.system.name}]"}
-                )
-            }
-        )
-        for r in reports
-    ]
 
 
 def _reference(reports: Sequence[EvaluationReport], wanted: str | None) -> str:
@@ -176,19 +188,17 @@ def _judged(
 
 
 def _constant(
-    label: str,
-    gold: Sequence[Example],
+    label: int,
+    gold: Codes,
     task: TaskDefinition,
     settings: EvaluationConfig,
     reports: Sequence[EvaluationReport],
 ) -> EvaluationReport | None:
-    """The always-`label` row; None where a system given answers just that already."""
-    column = task.label_names.index(label)
-    if any(sum(row[column] for row in r.confusion) == r.n for r in reports):
+    """The row of always the same label; None where a system given answers just that already."""
+    if any(sum(row[label] for row in r.confusion) == r.n for r in reports):
         return None
-    card = SystemCard(name=f"always-{label}", role="baseline", title=f"always {label}")
-    predictions = constant_predictions(gold, label)
+    name = task.label_names[label]
+    card = SystemCard(name=f"always-{name}", role="baseline", title=f"always {name}")
+    same = np.full_like(gold, label)
     first = reports[0]
-    return evaluate_system(
-        card, gold, predictions, task, settings, first.dataset, first.data_fingerprint
-    )
+    return evaluate_codes(card, gold, same, task, settings, first.dataset, first.data_fingerprint)

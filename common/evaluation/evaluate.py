@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
@@ -10,6 +11,7 @@ from common.evaluation.calibration import probability_matrix, probability_scores
 from common.evaluation.counts import (
     METRICS,
     Codes,
+    Floats,
     confusion_counts,
     label_codes,
     metrics_from_counts,
@@ -23,6 +25,7 @@ from common.records import (
     Example,
     Interval,
     Prediction,
+    Scalar,
     Subset,
     SystemCard,
     TeacherAnswer,
@@ -56,34 +59,75 @@ def evaluate_system(
     """
     joined = join_predictions(gold, predictions, system.name)
     names = task.label_names
-    codes = gold_codes(gold, names)
-    answers = label_codes([p.label for p in joined], names)
-    counts = confusion_counts(codes, answers, len(names))
-    rng = seeded(settings, system.name, dataset)
     # A teacher's rationales are the reference: against themselves they would always score 1.
     references = {} if system.role == "teacher" else teacher_answers or {}
-    scores = rationale_scores(gold, joined, task, references, settings.encoder)
+    return evaluate_codes(
+        system,
+        gold_codes(gold, names),
+        label_codes([p.label for p in joined], names),
+        task,
+        settings,
+        dataset,
+        data_fingerprint,
+        probabilities=probability_matrix(joined, names),
+        parts=text_parts(
+            [e.id for e in gold], [e.meta.get(AGREEMENT) for e in gold], near_duplicates
+        ),
+        lenient=lenient_codes([(p.label, p.raw) for p in joined], task),
+        scores=rationale_scores(gold, joined, task, references, settings.encoder),
+    )
+
+
+def evaluate_codes(
+    system: SystemCard,
+    gold: Codes,
+    answers: Codes,
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+    dataset: str,
+    data_fingerprint: str,
+    *,
+    probabilities: Floats | None = None,
+    parts: Mapping[str, NDArray[np.bool_]] | None = None,
+    lenient: Codes | None = None,
+    scores: Mapping[str, Floats] | None = None,
+) -> EvaluationReport:
+    """
+    `evaluate_system` on label codes of shape (texts,): for a million texts as for a thousand.
+
+    `probabilities` (texts, labels), NaN rows for none; `parts`: masks of texts judged beside;
+    `lenient`: codes by the lenient reading; `scores` by name, NaN for texts without.
+    """
+    names, labels = task.label_names, len(task.labels)
+    counts = confusion_counts(gold, answers, labels)
+    rng = seeded(settings, system.name, dataset)
+    level = settings.confidence_level
     return EvaluationReport(
         system=system,
         dataset=dataset,
         data_fingerprint=data_fingerprint,
         labels=names,
         n=len(gold),
-        metrics=metric_intervals(codes, answers, len(names), settings, rng),
+        metrics=metric_intervals(gold, answers, labels, settings, rng),
         per_class=_per_class(counts, names),
         confusion=counts.tolist(),
         unparseable=int(counts[:, -1].sum()),
-        subsets=_subsets(gold, codes, answers, len(names), near_duplicates, settings, rng),
-        lenient=_lenient(joined, codes, task, settings, rng),
-        probability=probability_scores(
-            codes,
-            probability_matrix(joined, names),
+        subsets={
+            name: _subset(gold[mask], answers[mask], labels, settings, rng)
+            for name, mask in (parts or {}).items()
+        },
+        lenient=None if lenient is None else _subset(gold, lenient, labels, settings, rng),
+        probability=None
+        if probabilities is None
+        else probability_scores(
+            gold,
+            probabilities,
             bins=settings.calibration_bins,
             resamples=settings.bootstrap,
-            level=settings.confidence_level,
+            level=level,
             rng=rng,
         ),
-        rationales=rationale_means(scores, settings.confidence_level),
+        rationales=rationale_means(scores or {}, level),
     )
 
 
@@ -146,27 +190,17 @@ def _per_class(counts: np.ndarray, names: Sequence[str]) -> dict[str, ClassScore
     }
 
 
-def _subsets(
-    gold: Sequence[Example],
-    codes: Codes,
-    answers: Codes,
-    labels: int,
-    near_duplicates: Collection[str],
-    settings: EvaluationConfig,
-    rng: np.random.Generator,
-) -> dict[str, Subset]:
-    masks = {}
-    levels = [example.meta.get(AGREEMENT) for example in gold]
-    for level in sorted({str(x) for x in levels if x is not None}, key=lambda x: (len(x), x)):
-        masks[f"{AGREEMENT}_{level}"] = np.array([str(x) == level for x in levels])
+def text_parts(
+    ids: Sequence[str], agreement: Sequence[Scalar], near_duplicates: Collection[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the parts judged beside: each agreement level, and without near-duplicates."""
+    levels = np.array([("" if x is None else str(x)) for x in agreement])
+    known = sorted(set(levels.tolist()) - {""}, key=lambda x: (len(x), x))
+    parts = {f"{AGREEMENT}_{level}": levels == level for level in known}
     if near_duplicates:
         near = set(near_duplicates)
-        masks[WITHOUT_NEAR_DUPLICATES] = np.array([example.id not in near for example in gold])
-    return {
-        name: _subset(codes[mask], answers[mask], labels, settings, rng)
-        for name, mask in masks.items()
-        if mask.any()
-    }
+        parts[WITHOUT_NEAR_DUPLICATES] = np.array([i not in near for i in ids])
+    return {name: mask for name, mask in parts.items() if mask.any()}
 
 
 def _subset(
@@ -185,16 +219,16 @@ def read_leniently(text: str, reading: LenientReading) -> str:
     return next((label for label in reading.order if label in lower), reading.otherwise)
 
 
-def _lenient(
-    predictions: Sequence[Prediction],
-    codes: Codes,
-    task: TaskDefinition,
-    settings: EvaluationConfig,
-    rng: np.random.Generator,
-) -> Subset | None:
+def lenient_codes(
+    answers: Sequence[tuple[str | None, str | None]], task: TaskDefinition
+) -> Codes | None:
+    """
+    Label codes of (label, raw text) pairs by the task's lenient reading.
+
+    None where the task has no such reading or no answer has a raw text.
+    """
     reading = task.lenient_reading
-    if reading is None or all(p.raw is None for p in predictions):
+    if reading is None or all(raw is None for _, raw in answers):
         return None
-    labels = [read_leniently(p.raw or p.label or "", reading) for p in predictions]
-    answers = label_codes(labels, task.label_names)
-    return _subset(codes, answers, len(task.labels), settings, rng)
+    labels = [read_leniently(raw or label or "", reading) for label, raw in answers]
+    return label_codes(labels, task.label_names)
