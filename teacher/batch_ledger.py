@@ -172,14 +172,16 @@ class BatchLedger:
         for end, tried in zip(ends, tries, strict=True):
             if end.kind == _CANCELED:
                 given_up[end.key] = _CANCELED
-            elif not end.again or tried >= max_tries:
+            elif not end.again:
+                given_up[end.key] = f"rejected {end.message}"
+            elif tried >= max_tries:
                 given_up[end.key] = f"{end.kind} {end.message}".strip()
         if given_up:
             self._call("hset", f"{_PREFIX}failed:{job_id}", mapping=given_up)
         return len(ends) - len(given_up)
 
     def failures(self, job_id: str) -> dict[str, str]:
-        """Questions given up, by key: "canceled", "expired" or "errored ..." with the message."""
+        """Questions given up, by key: canceled, expired, errored or rejected, with the message."""
         found = self._call("hgetall", f"{_PREFIX}failed:{job_id}")
         return {key.decode(): why.decode() for key, why in found.items()}
 

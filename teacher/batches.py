@@ -21,6 +21,7 @@ from teacher.entries import Entry
 logger = logging.getLogger(__name__)
 
 _STORED_AT_A_TIME = 500
+_CLOCKS_DIFFER_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ async def _find_again(job: BatchJob, submission: Submission) -> None:
     """
     known, keys = job.ledger.known_batches(job.job_id), job.ledger.keys(submission)
     undecided = False
-    async for state in job.service.recent(submission.started - job.rules.grace_seconds):
-        if state.id in known or state.requests != submission.requests:
+    async for state in job.service.recent(submission.started - _CLOCKS_DIFFER_SECONDS):
+        # a service may count nothing before the end
+        if state.id in known or state.requests not in (submission.requests, 0):
             continue
         if not state.ended:
             undecided = True

@@ -5,6 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -41,7 +42,7 @@ _CURES = {
 
 class Claude:
     """
-    A Claude model with one prompt.
+    A Claude model with one prompt. `ask` is live whatever the mode; batches: teacher/batches.py.
 
     Schema-constrained output, thinking off unless configured, no sampling parameters (API
     version 2026-10-21 refuses them, so samples are further calls of the same prompt). The
@@ -71,8 +72,11 @@ class Claude:
         return self._form.question(example, sample, self._config.max_output_tokens)
 
     def repair(self, question: Question, reply: Reply, fault: Unanswered) -> Question | None:
-        """The conversation continued with what was wrong; None after a refusal."""
-        return self._form.repair(question, text_of(reply.body)[0], fault)
+        """The conversation continued with what was wrong, always live; None after a refusal."""
+        second = self._form.repair(question, text_of(reply.body)[0], fault)
+        if second is None or self._config.mode == "live":
+            return second
+        return replace(second, most_usd=second.most_usd / self.price.batch_factor)
 
     async def ask(self, question: Question) -> Reply:
         """

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import anthropic
 import httpx2
 
-from teacher.backends.claude import claude_failure, reply_of
+from teacher.backends.claude import Claude, claude_failure, reply_of
 from teacher.base import Unavailable
-from teacher.batch_job import BatchResult, BatchState
+from teacher.batch_job import BatchJob, BatchResult, BatchRules, BatchState
+from teacher.batch_ledger import BatchLedger
 from teacher.prices import Price
+from teacher.services import LabellingServices
 
 # What a request is told once and for all; everything else (overload, time-out) may pass.
 _FOR_GOOD = {
@@ -99,6 +101,28 @@ class ClaudeBatches:
         error = (result.get("error") or {}).get("error") or {}
         message = f"{error.get('type', '')}: {error.get('message', '')}" if error else ""
         return BatchResult(key, kind, message=message, again=error.get("type") not in _FOR_GOOD)
+
+
+def batch_job(
+    teacher: Claude,
+    services: LabellingServices,
+    ledger: BatchLedger,
+    job_id: str,
+    rules: BatchRules | None = None,
+) -> BatchJob:
+    """A job's batches with the teacher's service and the surroundings of live labelling."""
+    return BatchJob(
+        job_id=job_id,
+        teacher=teacher.name,
+        provider=teacher.provider,
+        terms=teacher.terms,
+        service=ClaudeBatches(teacher.client, teacher.price),
+        cache=services.cache,
+        purse=services.purse,
+        ledger=ledger,
+        count=services.count,
+        rules=rules or BatchRules(),
+    )
 
 
 def _state_of(batch: Any) -> BatchState:

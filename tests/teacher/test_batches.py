@@ -13,19 +13,23 @@ from typing import Any
 import pytest
 import redis
 
-from common.config.teacher import ClaudeTeacher
+from common.config.teacher import ClaudeTeacher, LabellingConfig, Pace
 from common.errors import JobPaused, TeacherRejected
-from common.records import Example, TeacherAnswer
+from common.records import Example, Reason, TeacherAnswer, Unanswered
 from common.task import load_task
+from teacher import loops
 from teacher.backends.claude import Claude
-from teacher.backends.claude_batches import ClaudeBatches
+from teacher.backends.claude_batches import ClaudeBatches, batch_job
 from teacher.base import Question
+from teacher.batch_answers import label_after_batches
 from teacher.batch_job import BatchJob, BatchRules
 from teacher.batch_ledger import BatchLedger
 from teacher.batches import BatchProgress, advance_batches, cancel_batches
 from teacher.budget import MemoryPurse, RedisPurse
 from teacher.cache import Claim, RedisCache
+from teacher.gate import MemoryPaceStore
 from teacher.prompts import load_prompt
+from teacher.services import LabellingServices, local_services
 
 RULES = BatchRules(max_requests=10, grace_seconds=0.0, poll_seconds=(0.01, 1.0))
 
@@ -75,19 +79,14 @@ class Bench:
             yield teacher.question(Example(id=str(i), text=text), 0)
 
     def job(self, teacher: Claude) -> BatchJob:
-        return BatchJob(
-            job_id=self.job_id,
-            teacher=teacher.name,
-            provider=teacher.provider,
-            terms=teacher.terms,
-            service=self.service(teacher),
+        services = LabellingServices(
             cache=RedisCache(self.client),
             purse=self.purse,
-            ledger=self.ledger,
+            paces=lambda name: MemoryPaceStore(Pace()),
             count=lambda **more: self.counted.update(more),
-            rules=self.rules,
-            clock=self.clock,
         )
+        job = batch_job(teacher, services, self.ledger, self.job_id, self.rules)
+        return replace(job, service=self.service(teacher), clock=self.clock)
 
     def step(self, submit: bool = True) -> BatchProgress:
         async def once() -> BatchProgress:
@@ -484,3 +483,28 @@ def test_polls_become_rarer_as_a_batch_grows_old(bench: Bench) -> None:
         waits.append(bench.step().next_poll_seconds)
 
     assert waits == pytest.approx([10, 60, 300], abs=1)
+
+
+def test_answers_of_finished_batches_are_read_without_a_live_request(bench: Bench) -> None:
+    teacher = bench.teacher()
+    examples = [Example(id=str(i), text=text) for i, text in enumerate(bench.texts)]
+    doomed = {teacher.question(examples[i], 0).key: i for i in (0, 1)}
+    fates = ["canceled", "invalid_request_error"]
+    bench.double.batch_fate = lambda b, i, k: fates[doomed[k]] if k in doomed else "succeeded"
+    bench.run()
+    services = local_services(cache=RedisCache(bench.client))
+
+    answers = label_after_batches(
+        examples, teacher, LabellingConfig(), services, bench.ledger.failures("j")
+    )
+
+    loops.run(teacher.close())
+    loops.close_loop()
+    assert [answer.example_id for answer in answers] == [example.id for example in examples]
+    first, second, *rest = answers
+    assert isinstance(first, Unanswered)
+    assert isinstance(second, Unanswered)
+    assert (first.reason, second.reason) == (Reason.UNAVAILABLE, Reason.REJECTED)
+    assert "canceled" in first.detail
+    assert all(isinstance(answer, TeacherAnswer) and answer.cached for answer in rest)
+    assert not [seen for seen in bench.double.seen if seen.path == "/v1/messages"]

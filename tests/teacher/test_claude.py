@@ -272,10 +272,20 @@ def test_the_key_covers_what_can_change_the_answer_and_nothing_else(double: Any)
     assert len({base.key, *(question.key for question in changed)}) == 8
 
 
-def test_batches_reserve_half_the_money(double: Any) -> None:
-    live = claude(double).question(RISE, 0).most_usd
+def test_batches_reserve_half_the_money_and_their_repairs_all_of_it(double: Any) -> None:
+    double.write = lambda text, schema: "nonsense"
+    live, batch = claude(double), claude(double, mode="batch")
+    question, reply = exchange(claude(double), RISE)[0]
+    fault = live.read(question, reply)
+    assert isinstance(fault, Unanswered)
 
-    assert claude(double, mode="batch").question(RISE, 0).most_usd == pytest.approx(live / 2)
+    half, whole = batch.question(RISE, 0), live.question(RISE, 0)
+    repairs = [t.repair(q, reply, fault) for t, q in ((batch, half), (live, whole))]
+
+    assert half.most_usd == pytest.approx(whole.most_usd / 2)
+    assert repairs[0]
+    assert repairs[1]
+    assert repairs[0].most_usd == pytest.approx(repairs[1].most_usd)
 
 
 def test_a_short_prompt_is_not_marked_for_a_cache_that_would_not_keep_it(double: Any) -> None:
