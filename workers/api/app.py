@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 
 from common import __version__
@@ -17,6 +17,7 @@ from workers.api.routes import datasets, jobs, runs, system
 from workers.api.snapshots import Snapshots
 from workers.api.state import Options, Services
 from workers.services import Settings
+from workers.web import faults, pages, results
 
 logger = logging.getLogger("finstill.http")
 
@@ -53,13 +54,19 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
     app.state.snapshots = Snapshots()
     app.state.stopping = threading.Event()
     app.state.metrics = Metrics(services)
-    problems.install(app)
-    for part in (jobs, runs, datasets, system):
+    problems.install(app, _respond)
+    faults.install(app)
+    for part in (jobs, runs, datasets, system, pages, results):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     observe = _observer(app.state.metrics)
     app.add_middleware(Guard, hosts=services.options.hosts, observe=observe)
     return app
+
+
+def _respond(request: Request, problem: problems.Problem) -> Response:
+    person = faults.is_page(request)
+    return (faults.page_of if person else problems.respond_json)(request, problem)
 
 
 def _observer(metrics: Metrics) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.errors import InputError
 
-MEMORY_BYTES = 3 << 30
+MEMORY_BYTES = 2 << 30
 SECONDS = 120
 MOST_TEXT_SIGNS = 100_000
 _ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def _parquet(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     number = 0
     try:
         with pq.ParquetFile(file, pre_buffer=False) as table:
-            for batch in table.iter_batches(batch_size=256, use_threads=False):
+            for batch in table.iter_batches(batch_size=64, use_threads=False):
                 for cells in batch.to_pylist():
                     number += 1
                     yield number, cells

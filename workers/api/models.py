@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
 
 from workers.jobs import State
 from workers.tokens import NAME
@@ -14,7 +22,7 @@ CONFIG_NAME = r"^[a-z0-9][a-z0-9/._-]{0,127}$"
 PLAIN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000, pattern=PLAIN)]
 Until = Literal["label", "train", "evaluate", "report"]
-Number = Annotated[int | float, Field(allow_inf_nan=False)] | None
+Number = Annotated[StrictInt | StrictFloat, Field(allow_inf_nan=False)] | None
 
 
 class Closed(BaseModel):

@@ -1,13 +1,13 @@
 """Errors as RFC 9457 problem details; nothing of the server's inside is told."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -89,8 +89,8 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
     return details.model_dump(exclude_none=True)
 
 
-def respond(request: Request, problem: Problem) -> JSONResponse:
-    """The response to a problem."""
+def respond_json(request: Request, problem: Problem) -> Response:
+    """The response to a problem, for programs."""
     request_id = request.scope.get("finstill.request_id", "")
     body = problem_body(problem, request_id)
     return JSONResponse(body, problem.status, problem.headers, media_type=MEDIA_TYPE)
@@ -132,10 +132,13 @@ def _faults(error: RequestValidationError) -> list[Fault]:
     return found
 
 
-def install(app: FastAPI) -> None:
+Respond = Callable[[Request, Problem], Response]
+
+
+def install(app: FastAPI, respond: Respond) -> None:
     """Turn every exception of the app into a problem."""
 
-    async def handle(request: Request, error: Exception) -> JSONResponse:
+    async def handle(request: Request, error: Exception) -> Response:
         problem = problem_of(error, request)
         if problem.status >= 500:
             request_id = request.scope.get("finstill.request_id", "")

@@ -13,6 +13,7 @@ from common.task import PROJECT_ROOT
 from workers.api.datasets import DatasetStore
 from workers.api.predicting import PredictorPool
 from workers.api.secrecy import Secrecy
+from workers.corrections import Corrections
 from workers.jobs import Jobs
 from workers.services import Settings, connect
 from workers.tokens import Tokens
@@ -60,6 +61,7 @@ class Services:
             self.options.most_upload_bytes,
             self.options.most_upload_rows,
         )
+        self.corrections = Corrections(self.settings.runs / ".corrections")
         self.predictors = PredictorPool(
             self.settings.runs, self.settings.threads, self.options.most_models
         )

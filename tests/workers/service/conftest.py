@@ -1,9 +1,13 @@
-"""The service over a real Redis, called without a network, with a worker that is merely announced."""
+"""The service over a real Redis, called without a network; its worker is merely announced."""
 
+import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -12,6 +16,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from workers.api.app import create_app
+from workers.api.datasets import DatasetStore, Received
+from workers.api.state import Options
 from workers.embedded_redis import EmbeddedRedis
 from workers.services import Settings
 from workers.tokens import Scope, Tokens
@@ -35,7 +41,7 @@ def app(settings: Settings, client: redis.Redis) -> FastAPI:
     record = {"name": "host:1", "queues": ["label", "train", "evaluate"], "pid": 1}
     record["started_at"] = time.time()
     client.set("finstill:worker:host:1", json.dumps(record))
-    return create_app(settings)
+    return create_app(settings, Options(most_upload_bytes=32 << 20))
 
 
 @pytest.fixture
@@ -68,3 +74,98 @@ def submitter(bearer: Callable[..., dict[str, str]]) -> dict[str, str]:
 @pytest.fixture
 def admin(bearer: Callable[..., dict[str, str]]) -> dict[str, str]:
     return bearer("admin")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one finished run on sentences of our own: tiny, three steps."""
+    from common.config import validate_config
+    from workers.pipeline import LocalRun
+
+    folder = tmp_path_factory.mktemp("finished")
+    rows = [
+        {"id": f"r{i}", "text": text.format(i), "label": label, "split": split}
+        for i in range(12)
+        for split in ("train", "test")
+        for text, label in SENTENCES[split].items()
+    ]
+    for number, row in enumerate(rows):
+        row["id"] = f"r{number}"
+    answers = [{"id": row["id"], "label": row["label"], "rationale": WHY} for row in rows]
+    for name, table in (("rows", rows), ("answers", answers)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    tree = tiny_run(folder / "rows.jsonl", folder / "answers.jsonl")
+    settings = Settings(redis_url=None, runs=folder / "runs", state=folder / "state", threads=1)
+    LocalRun(settings, validate_config(tree, "test"), "report", lambda job: None).execute()
+    return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder of uploads: one row and the answer to it."""
+    folder = tmp_path_factory.mktemp("uploads")
+    store = DatasetStore(folder, 1 << 20, 1000)
+    ids = []
+    for row in ({"id": "a", "text": "Up.", "label": "positive"}, {"id": "a", "label": "neutral"}):
+        file = folder / "incoming"
+        file.write_text(json.dumps(row))
+        received = Received(file, sha256(file.read_bytes()).hexdigest(), file.stat().st_size)
+        dataset, _ = asyncio.run(store.keep(received, "jsonl", "label", "test"))
+        ids.append(f"upload:{dataset.id}")
+    return folder, ids
+
+
+@pytest.fixture
+def uploads(uploaded: tuple[Path, list[str]], settings: Settings) -> list[str]:
+    """The same two uploads where this test's service looks."""
+    shutil.copytree(uploaded[0], settings.runs / ".datasets")
+    return uploaded[1]
+
+
+HTML = "<script>alert('x')</script>"
+WHY = "The figure moved and investors will notice the change."
+SENTENCES = {
+    "train": {
+        "Sales of unit {} rose sharply.": "positive",
+        "Sales of unit {} fell sharply.": "negative",
+        "Unit {} opens on Monday.": "neutral",
+    },
+    "test": {
+        "Orders at plant {} climbed.": "positive",
+        "Orders at plant {} collapsed.": "negative",
+        "Plant {} is in Ghent " + HTML + ".": "neutral",
+    },
+}
+
+
+def tiny_run(rows: Path | str, answers: Path | str) -> dict[str, Any]:
+    """A config of the smallest run there can be."""
+    return {
+        "name": "small",
+        "task": "sentiment",
+        "data": {"kind": "jsonl", "path": str(rows), "split": {"kind": "column"}},
+        "teacher": {"kind": "recorded", "name": "claude", "answers": str(answers)},
+        "student": {
+            "architecture": "seq2seq",
+            "model": "tiny-random",
+            "tiny": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 16, "vocabulary": 300},
+            "max_rationale_tokens": 8,
+        },
+        "training": {"max_steps": 3, "evaluations": 1},
+        "baselines": {"majority": {"kind": "majority"}},
+        "evaluation": {"bootstrap": 200, "rationale_rows": 2},
+    }
+
+
+@pytest.fixture
+def run_id(finished: Path, settings: Settings) -> str:
+    """The finished run, copied to where this test's service looks."""
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(finished, settings.runs, dirs_exist_ok=True)
+    return next(settings.runs.glob("small-*")).name
+
+
+@pytest.fixture
+def inline() -> Callable[..., dict[str, Any]]:
+    """The smallest run as an inline config."""
+    return tiny_run

@@ -1,0 +1,96 @@
+"""
+Labels that a person set right: kept with author and time, to be used as gold.
+
+One append-only JSONL per task in a folder that API and workers share; the last word on a text
+counts.
+A text is known by its folded form, so a correction holds for every run that has the text.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from common.data.fold import fold
+from common.errors import InputError
+from common.fingerprint import digest
+from common.records import Example, Record
+
+_TASK = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class Correction(Record):
+    """What `author` said of a text at `at` (seconds since 1970). `label` None: to be looked at."""
+
+    text: str
+    label: str | None
+    before: str | None
+    author: str
+    at: float
+    note: str = ""
+    kind: Literal["flag", "correct", "withdraw"]
+
+
+class Corrections:
+    """The corrections of one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def add(self, task: str, correction: Correction) -> None:
+        """Append; several writers at once keep their lines whole."""
+        path = self._path(task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = correction.model_dump_json() + "\n"
+        with path.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.write(line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def history(self, task: str) -> list[Correction]:
+        """Everything that was ever said, oldest first; a line cut off by a crash is passed over."""
+        try:
+            lines = self._path(task).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(Correction.model_validate_json(line))
+            except ValueError:
+                continue
+        return found
+
+    def latest(self, task: str) -> dict[str, Correction]:
+        """Folded text -> the last word on it, withdrawn ones left out."""
+        last = {fold(correction.text): correction for correction in self.history(task)}
+        return {text: c for text, c in last.items() if c.kind != "withdraw"}
+
+    def fingerprint(self, task: str) -> str:
+        """Changes with every label that counts; empty while there is none."""
+        labels = {text: c.label for text, c in self.latest(task).items() if c.label}
+        return digest(labels) if labels else ""
+
+    def applied(self, task: str, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples, with the corrected label as gold where there is one."""
+        labels = {text: c.label for text, c in self.latest(task).items() if c.label}
+        for example in examples:
+            label = labels.get(fold(example.text)) if labels else None
+            yield example.model_copy(update={"label": label}) if label else example
+
+    def export(self, task: str) -> Iterator[str]:
+        """The corrected texts as JSONL rows `text, label`, ready to be a data set."""
+        for correction in self.latest(task).values():
+            if correction.label:
+                row = {"text": correction.text, "label": correction.label,
+                       "author": correction.author, "at": correction.at}  # fmt: skip
+                yield json.dumps(row, ensure_ascii=False) + "\n"
+
+    def _path(self, task: str) -> Path:
+        if not _TASK.fullmatch(task):
+            raise InputError(f"'{task[:64]}' is the name of no task.")
+        return self.folder / f"{task}.jsonl"
