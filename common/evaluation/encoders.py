@@ -35,13 +35,13 @@ def bert_scores(first: Sequence[str], second: Sequence[str], encoder: str) -> Fl
 
 
 def _load(encoder: str) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
     if encoder.startswith((".", "/", "~")) and not (Path(encoder) / "config.json").exists():
         raise InputError(
             f"evaluation.encoder '{encoder}' is no model folder (no config.json in it); give a "
             "local encoder, a hub name, or leave it out to skip these scores."
         )
+    from transformers import AutoModel, AutoTokenizer
+
     return AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).float().eval()
 
 

@@ -88,7 +88,7 @@ def agreement_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
             accuracy = report.subsets[name].metrics["accuracy"]
             x = frame.x.at(place + (i - (len(systems) - 1) / 2) * min(0.14, 0.8 / len(systems)))
             marks.append(whisker(x, frame.y.at(accuracy.low), frame.y.at(accuracy.high), i))
-            marks.append(marker(x, frame.y.at(accuracy.value), i, 3.8, report.system.title))
+            marks.append(marker(x, frame.y.at(accuracy.value), i, 3.8, display_name(report.system)))
     svg = drawing(
         "Accuracy by annotator agreement",
         frame,
@@ -122,7 +122,8 @@ def reliability_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
         bins = [b for b in scores.reliability if b.n >= 10] if scores else []
         marks.append(line(frame, [(b.confidence, b.accuracy) for b in bins], i, "thin"))
         for b in bins:
-            tip = f"{report.system.title}: n = {b.n}, says {b.confidence:.2f}, is {b.accuracy:.2f}"
+            said = f"n = {b.n}, says {b.confidence:.2f}, is {b.accuracy:.2f}"
+            tip = f"{display_name(report.system)}: {said}"
             marks.append(marker(frame.x.at(b.confidence), frame.y.at(b.accuracy), i, 3.6, tip))
     svg = drawing(
         "Reliability",

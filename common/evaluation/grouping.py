@@ -11,7 +11,7 @@ from common.evaluation.counts import Codes
 from common.evaluation.pairs import Answers, holm_and_bonferroni
 from common.evaluation.resampling import seeded
 from common.evaluation.seeds import compare_groups, seed_group
-from common.evaluation.verdicts import group_sentence
+from common.evaluation.verdicts import display_name, group_sentence
 from common.records import EvaluationReport
 
 
@@ -29,7 +29,9 @@ def compare_seed_groups(
     """
     members: dict[str, list[int]] = {}
     for i, report in enumerate(reports):
-        members.setdefault(report.system.group or report.system.title, []).append(i)
+        card = report.system
+        named = card.model_copy(update={"title": card.group or card.title})
+        members.setdefault(display_name(named), []).append(i)
     if all(len(places) < 2 for places in members.values()):
         return [], []
     stacks = {name: np.stack([answers[i].codes for i in m]) for name, m in members.items()}

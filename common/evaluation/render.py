@@ -3,7 +3,7 @@
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.page import render_html
 from common.evaluation.table import table_of
-from common.evaluation.verdicts import corrected_p, p_value, signed_points
+from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 from common.records import EvaluationReport
 
 __all__ = ["render_html", "render_markdown", "terminal_rows"]
@@ -77,7 +77,9 @@ def _subsets(comparison: Comparison) -> str:
     if not names:
         return ""
     headers = ["Accuracy on", *names]
-    rows = [[r.system.title, *(_subset(r, name) for name in names)] for r in comparison.systems]
+    rows = [
+        [display_name(r.system), *(_subset(r, name) for name in names)] for r in comparison.systems
+    ]
     return f"## Parts of the texts\n\n{_table(headers, rows)}"
 
 

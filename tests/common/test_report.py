@@ -1,0 +1,476 @@
+"""A comparison and its page: what it says, what it must not say, what it must survive."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.config.run import EvaluationConfig
+from common.data.store import write_records
+from common.errors import ConfigError, InputError
+from common.evaluation.compare import compare_systems
+from common.evaluation.comparison import Comparison, Judged, ReportContext
+from common.evaluation.evaluate import evaluate_system
+from common.evaluation.files import JudgedFile, compare_files, evaluate_file
+from common.evaluation.page import flat_facts
+from common.evaluation.published import figures_for, load_published
+from common.evaluation.render import render_html, render_markdown, terminal_rows
+from common.evaluation.verdicts import p_value
+from common.records import EvaluationReport, Example, Prediction, SystemCard, TeacherAnswer
+from common.task import TaskDefinition, load_task
+
+TASK = load_task("sentiment")
+QUICK = EvaluationConfig(bootstrap=200)
+NASTY = '</script><img src=x onerror="alert(1)"> & <b>bold</b>'
+FPB = {"data": {"kind": "fpb", "agreement": 50, "split": {"kind": "fingpt", "seed": 42}}}
+
+
+def cards() -> list[tuple[SystemCard, float]]:
+    return [
+        (
+            SystemCard(
+                name="student",
+                role="student",
+                title="Student",
+                parameters=49_200_000,
+                disk_bytes=197_000_000,
+                usd_per_1000=0.002,
+                training_seconds=61,
+            ),
+            0.9,
+        ),
+        (SystemCard(name="lora", role="baseline", title="LoRA baseline", tiny=True), 0.6),
+        (SystemCard(name="teacher", role="teacher", title="Teacher", usd_per_1000=0.9), 0.92),
+    ]
+
+
+def examples(n: int = 120, text: str = "Orders of the invented company rose.") -> list[Example]:
+    names = TASK.label_names
+    levels = (50, 100)
+    return [
+        Example(
+            id=f"t{i}",
+            text=f"{text} {i}",
+            label=names[i % len(names)],
+            meta={"agreement": levels[i % 2]},
+        )
+        for i in range(n)
+    ]
+
+
+def answers(gold: list[Example], accuracy: float, seed: int) -> list[Prediction]:
+    rng = np.random.default_rng(seed)
+    names = TASK.label_names
+    found = []
+    for example in gold:
+        right = rng.random() < accuracy
+        label = example.label if right else names[int(rng.integers(len(names)))]
+        rest = 0.4 / (len(names) - 1)
+        chances = {name: 0.6 if name == label else rest for name in names}
+        found.append(
+            Prediction(
+                example_id=example.id, label=label, probabilities=chances, rationale=f"<i>{label}"
+            )
+        )
+    return found
+
+
+def judged(gold: list[Example], system: SystemCard, accuracy: float, seed: int = 0) -> Judged:
+    said = answers(gold, accuracy, seed)
+    return Judged(evaluate_system(system, gold, said, TASK, QUICK, "toy set", "d" * 64), said)
+
+
+def comparison(gold: list[Example] | None = None, **context: object) -> Comparison:
+    gold = gold or examples()
+    systems = [judged(gold, card, accuracy, i) for i, (card, accuracy) in enumerate(cards())]
+    return compare_systems(
+        systems, gold, TASK, QUICK, context=ReportContext.model_validate(context)
+    )
+
+
+class Page(HTMLParser):
+    """Collects elements, and text by element, as a browser would see them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self._inside: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self._inside:
+            self.scripts.append(data)
+        elif "style" not in self._inside:
+            self.text += data
+
+
+def test_the_page_says_what_the_comparison_says() -> None:
+    found = comparison()
+
+    page = Page(render_html(found))
+
+    for verdict in found.verdicts:
+        assert verdict in page.text
+    assert found.headline in page.text
+    for report in found.systems:
+        assert f"{report.metrics['accuracy'].value:.3f}" in page.text
+
+
+def test_no_text_can_start_markup_of_its_own() -> None:
+    gold = [e.model_copy(update={"text": NASTY}) for e in examples(30)]
+    card = SystemCard(name="n", role="student", title=NASTY, notes=[NASTY])
+    said = [Prediction(example_id=e.id, label=None, raw=NASTY, rationale=NASTY) for e in gold]
+    systems = [
+        Judged(evaluate_system(card, gold, said, TASK, QUICK, NASTY, "d" * 64), said),
+        judged(gold, cards()[1][0], 0.5).__class__(
+            evaluate_system(
+                cards()[1][0], gold, answers(gold, 0.5, 1), TASK, QUICK, NASTY, "d" * 64
+            ),
+            answers(gold, 0.5, 1),
+        ),
+    ]
+    context = ReportContext(
+        title=NASTY,
+        commands=[NASTY],
+        notes=[NASTY],
+        licences=[NASTY],
+        config={NASTY: NASTY},
+        hardware={NASTY: NASTY},
+        teacher={"x": {NASTY: [NASTY]}},
+    )
+
+    page = Page(render_html(compare_systems(systems, gold, TASK, QUICK, context=context)))
+
+    assert "img" not in {tag for tag, _ in page.elements}
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert sum(tag == "script" for tag, _ in page.elements) == 2
+    assert json.loads(page.scripts[0])["rows"][0][1] == NASTY
+
+
+def test_the_page_asks_nothing_of_any_server() -> None:
+    source = render_html(comparison())
+    page = Page(source)
+
+    for _, attributes in page.elements:
+        for name in ("src", "href", "action", "data", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("#"), (name, value)
+    assert "@import" not in source
+    assert "url(" not in source
+    policy = next(a for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert (policy["content"] or "").startswith("default-src 'none'")
+
+
+def test_every_control_has_a_name_and_headings_are_in_order() -> None:
+    page = Page(render_html(comparison()))
+
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for t, a in page.elements if t == "a"]
+    assert {str(link)[1:] for link in links} <= set(ids)
+    levels = [int(t[1]) for t, _ in page.elements if re.fullmatch(r"h[1-6]", t)]
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    charts = [a for t, a in page.elements if t == "svg" and "aria-hidden" not in a]
+    assert charts
+    assert all(a.get("role") == "img" for a in charts)
+
+
+def test_tiny_stands_wherever_a_tiny_models_numbers_stand() -> None:
+    found = comparison()
+
+    markdown, (_, rows) = render_markdown(found), terminal_rows(found)
+
+    assert "LoRA baseline (tiny)" in markdown
+    assert rows[1][0] == "LoRA baseline (tiny)"
+    assert any("LoRA baseline (tiny)" in verdict for verdict in found.verdicts)
+    text = Page(render_html(found)).text
+    assert not re.search(r"LoRA baseline(?! \(tiny\))", text)
+
+
+def test_the_constant_answer_stands_in_every_table() -> None:
+    found = comparison()
+
+    assert found.constant is not None
+    assert found.constant.metrics["accuracy"].value == pytest.approx(1 / 3)
+    assert terminal_rows(found)[1][-1][0] == f"always {found.constant_label}"
+
+
+def test_a_majority_baseline_is_that_row_already() -> None:
+    gold = examples(30)
+    card = SystemCard(name="majority", role="baseline", title="Majority")
+    said = [Prediction(example_id=e.id, label=TASK.label_names[0]) for e in gold]
+    systems = [
+        judged(gold, cards()[0][0], 0.9),
+        Judged(evaluate_system(card, gold, said, TASK, QUICK, "toy set", "d" * 64), said),
+    ]
+
+    found = compare_systems(systems, gold, TASK, QUICK, context=ReportContext())
+
+    assert found.constant is None
+
+
+def test_the_json_comes_back_as_the_same_comparison() -> None:
+    found = comparison()
+
+    again = Comparison.model_validate_json(found.model_dump_json())
+
+    assert again == found
+    assert json.loads(found.model_dump_json())["schema_version"] == 1
+
+
+def test_families_are_stated_and_corrected_apart() -> None:
+    found = comparison()
+
+    assert [(f.name, f.size) for f in found.families] == [("primary", 2), ("secondary", 1)]
+    alone = next(p for p in found.pairs if p.family == "secondary")
+    assert alone.mcnemar.p_holm == alone.mcnemar.p
+    raw = sorted(p.mcnemar.p for p in found.pairs if p.family == "primary")
+    holm = sorted(p.mcnemar.p_holm or 0 for p in found.pairs if p.family == "primary")
+    assert holm[0] == pytest.approx(min(2 * raw[0], 1))
+
+
+def test_the_reference_can_be_named_and_must_exist() -> None:
+    assert comparison(reference="teacher").reference == "teacher"
+    with pytest.raises(InputError, match="nobody"):
+        comparison(reference="nobody")
+
+
+def test_systems_judged_on_other_texts_are_refused() -> None:
+    gold = examples(30)
+    one = judged(gold, cards()[0][0], 0.9)
+    other = one.report.model_copy(update={"data_fingerprint": "e" * 64, "system": cards()[1][0]})
+
+    with pytest.raises(InputError, match="same texts"):
+        compare_systems(
+            [one, Judged(other, one.predictions)], gold, TASK, QUICK, context=ReportContext()
+        )
+
+
+def test_two_systems_of_one_name_are_refused_and_of_one_title_told_apart() -> None:
+    gold = examples(30)
+    one = judged(gold, cards()[0][0], 0.9)
+    twin = judged(gold, cards()[0][0].model_copy(update={"name": "b/student"}), 0.8, 5)
+
+    with pytest.raises(InputError, match="name of its own"):
+        compare_systems([one, one], gold, TASK, QUICK, context=ReportContext())
+    found = compare_systems([one, twin], gold, TASK, QUICK, context=ReportContext())
+
+    titles = [r.system.title for r in found.systems]
+    assert titles == ["Student [student]", "Student [b/student]"]
+
+
+def test_seeds_of_one_recipe_are_compared_as_a_group() -> None:
+    gold = examples(150)
+    systems = []
+    for group, accuracy in (("step by step", 0.95), ("label only", 0.5)):
+        for seed in (1, 2, 3):
+            card = SystemCard(
+                name=f"{group}-{seed}", role="student", title=group, group=group, seed=seed
+            )
+            systems.append(judged(gold, card, accuracy, seed + int(100 * accuracy)))
+
+    found = compare_systems(systems, gold, TASK, QUICK, context=ReportContext())
+
+    assert [(g.name, g.seeds) for g in found.groups] == [
+        ("step by step", [1, 2, 3]),
+        ("label only", [1, 2, 3]),
+    ]
+    assert found.verdicts[0].startswith("step by step is ahead of label only by")
+    assert "3 seeds and 3 seeds" in found.verdicts[0]
+    assert "Over seeds" in Page(render_html(found)).text
+
+
+def test_published_figures_stand_only_beside_their_own_texts() -> None:
+    protocols = load_published()
+    config = {"data": {**FPB["data"], "split": {**FPB["data"]["split"], "test_share": 0.25}}}  # type: ignore[dict-item]
+
+    figures, notes = figures_for(protocols, 1212, config)
+
+    assert {f.metrics.get("accuracy") for f in figures} >= {0.882, 0.856, 0.842, 0.811}
+    assert all(figure.source and figure.faults for figure in figures)
+    assert notes
+    assert figures_for(protocols, 1000, config) == ([], [])
+    assert figures_for(protocols, 1212, {"data": {"kind": "jsonl"}}) == ([], [])
+    assert figures_for(protocols, 1212, {}) == ([], [])
+    assert figures_for(protocols, 1212, {}, "fpb-fingpt")[0] == figures
+    with pytest.raises(ConfigError, match="fpb-fingpt"):
+        figures_for(protocols, 1212, {}, "fpb")
+    assert comparison().published == []
+
+
+def test_published_figures_are_marked_as_not_run_here() -> None:
+    figures, notes = figures_for(load_published(), 1212, {}, "fpb-fingpt")
+    found = comparison().model_copy(update={"published": figures, "published_notes": notes})
+
+    for rendered in (Page(render_html(found)).text, render_markdown(found)):
+        assert "Published, not run here" in rendered
+        assert "72 %" in rendered
+
+
+def test_the_page_stays_small_and_says_what_it_left_out() -> None:
+    found = comparison(examples(400))
+    long = [t.model_copy(update={"text": "A long sentence. " * 1000}) for t in found.texts]
+
+    source = render_html(found.model_copy(update={"texts": long}))
+
+    assert len(source.encode()) < 5_000_000
+    assert "of 400 texts are here" in " ".join(Page(source).text.split())
+
+
+def test_texts_that_systems_disagree_on_are_kept_first() -> None:
+    gold = examples(60)
+    few = QUICK.model_copy(update={"browse_rows": 5})
+    systems = [judged(gold, card, accuracy, i) for i, (card, accuracy) in enumerate(cards())]
+
+    found = compare_systems(systems, gold, TASK, few, context=ReportContext())
+
+    assert len(found.texts) == 5
+    assert found.texts_total == 60
+    assert all(len({a.label for a in text.answers}) > 1 for text in found.texts)
+
+
+def test_a_bare_comparison_of_one_system_renders() -> None:
+    gold = [Example(id="a", text="t", label="neutral"), Example(id="b", text="u", label="positive")]
+    card = SystemCard(name="s", role="baseline", title="S")
+    said = [Prediction(example_id=i, label="neutral") for i in ("a", "b")]
+    one = Judged(evaluate_system(card, gold, said, TASK, QUICK, "toy", "d" * 64), said)
+
+    found = compare_systems([one], gold, TASK, QUICK, context=ReportContext())
+
+    assert found.pairs == []
+    assert "S reaches 0.500 accuracy." in Page(render_html(found)).text
+    assert render_markdown(found)
+
+
+def test_a_task_of_other_labels_renders(weather: TaskDefinition) -> None:
+    gold = [Example(id=str(i), text="t", label="dry" if i % 3 else "wet") for i in range(30)]
+    said = [Prediction(example_id=str(i), label="dry" if i % 2 else None) for i in range(30)]
+    card = SystemCard(name="s", role="student", title="S")
+    one = Judged(evaluate_system(card, gold, said, weather, QUICK, "toy", "d" * 64), said)
+
+    source = render_html(compare_systems([one], gold, weather, QUICK, context=ReportContext()))
+
+    assert "neutral" not in Page(source).text
+
+
+def test_histories_and_the_teachers_answers_find_their_place() -> None:
+    gold = examples(60)
+    history: list[dict[str, float | None]] = [
+        {"step": i, "loss": 2.0 / (i + 1), "grad_norm": 1.0, "eval_loss": None} for i in range(20)
+    ]
+    answer = TeacherAnswer(
+        example_id="t1", teacher="t", label="positive", rationale="Because orders rose."
+    )
+
+    found = comparison(
+        gold, histories={"student": history}, teacher_answers={"t1": answer.model_dump()}
+    )
+    page = Page(render_html(found))
+
+    assert "Training loss" in page.text
+    assert "Gradient norm" in page.text
+    assert json.loads(page.scripts[0])["rows"][1][5][2] == "Because orders rose."
+
+
+def test_parquet_files_give_the_comparison_of_the_records(tmp_path: Path) -> None:
+    gold = examples(200)
+    systems = [judged(gold, card, accuracy, i) for i, (card, accuracy) in enumerate(cards())]
+    write_records(tmp_path / "gold.parquet", gold, Example)
+    files = []
+    for place, system in enumerate(systems):
+        path = tmp_path / f"{place}.parquet"
+        turned = system.predictions[::-1] if place else system.predictions
+        write_records(path, turned, Prediction)
+        report = evaluate_file(
+            system.report.system, tmp_path / "gold.parquet", path, TASK, QUICK, "toy set", "d" * 64
+        )
+        plain = system.report.model_copy(update={"rationales": {}})
+        assert report == plain
+        files.append(JudgedFile(report, path))
+
+    found = compare_files(files, tmp_path / "gold.parquet", TASK, QUICK, context=ReportContext())
+    reference = compare_systems(systems, gold, TASK, QUICK, context=ReportContext())
+
+    for ours, theirs in zip(found.pairs, reference.pairs, strict=True):
+        assert ours.mcnemar == theirs.mcnemar
+        assert ours.differences == theirs.differences
+    assert found.texts == reference.texts
+    assert found.verdicts == reference.verdicts
+
+
+@pytest.mark.parametrize("fault", ["missing", "label", "ids"])
+def test_parquet_files_with_faults_are_refused(tmp_path: Path, fault: str) -> None:
+    gold = examples(5)
+    said = answers(gold, 0.9, 0)
+    write_records(tmp_path / "gold.parquet", gold, Example)
+    changed = {
+        "missing": said[:-1],
+        "label": [said[0].model_copy(update={"label": "hawkish"}), *said[1:]],
+        "ids": [said[0].model_copy(update={"example_id": "x"}), *said[1:]],
+    }[fault]
+    write_records(tmp_path / "said.parquet", changed, Prediction)
+
+    with pytest.raises(InputError, match="hawkish" if fault == "label" else "none for"):
+        evaluate_file(
+            cards()[0][0],
+            tmp_path / "gold.parquet",
+            tmp_path / "said.parquet",
+            TASK,
+            QUICK,
+            "toy",
+            "d" * 64,
+        )
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0004, "p < 0.001"),
+        (0.0123, "p = 0.012"),
+        (0.0499, "p = 0.0499"),
+        (0.04996, "p = 0.04996"),
+        (0.0502, "p = 0.050"),
+        (0.0498, "p = 0.0498"),
+        (1.0, "p = 1.000"),
+    ],
+)
+def test_a_printed_p_is_never_rounded_across_a_level(p: float, text: str) -> None:
+    assert p_value(p) == text
+
+
+def test_nested_facts_become_short_lines() -> None:
+    facts = {
+        "parts": {"train": {"rows": 12345}},
+        "ids": list(range(40)),
+        "tiny": True,
+        "none": None,
+    }
+
+    assert flat_facts(facts) == {
+        "parts train rows": "12,345",
+        "ids": "40 entries",
+        "tiny": "yes",
+    }
+
+
+def test_reports_are_equal_whatever_else_is_compared() -> None:
+    gold = examples(60)
+    one: EvaluationReport = judged(gold, cards()[0][0], 0.9).report
+
+    assert one == judged(gold, cards()[0][0], 0.9).report
