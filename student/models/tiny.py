@@ -117,10 +117,19 @@ def _config(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> Any:
         case "gpt2":
             return AutoConfig.for_model(
                 "gpt2", n_embd=hidden, n_layer=layers, n_head=heads, n_inner=inner,
-                n_positions=1024, **size, **ids,
+                n_positions=1024, initializer_range=_spread(hidden), **size, **ids,
             )  # fmt: skip
         case "llama":
             return AutoConfig.for_model(
                 "llama", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-                intermediate_size=inner, max_position_embeddings=1024, **size, **ids,
+                intermediate_size=inner, max_position_embeddings=1024,
+                initializer_range=_spread(hidden), **size, **ids,
             )  # fmt: skip
+
+
+def _spread(hidden: int) -> float:
+    """
+    1/sqrt(width). The libraries' 0.02 is that of width 2,500: at width 64 every logit stays near
+    zero, and adapters beside a frozen head of that size cannot learn a label at all.
+    """
+    return float(hidden**-0.5)
