@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from common.errors import ConfigError
 from common.records import Reason, Record, Unanswered
 from common.task import TaskDefinition
 from teacher.dawid_skene import Floats, Model, Reliability, learn_reliability
-from teacher.vote_table import NOBODY, EvenSample, Row, VoteTable, vote_table
+from teacher.survey import Survey
+from teacher.vote_table import NOBODY, Row, VoteTable, vote_table
 from teacher.votes import AnyAnswer, Ballot, Opinion, ballots
 
 NOT_ASKED = "not_asked"
@@ -217,13 +217,15 @@ def _learned(
     teachers: Sequence[str],
     gold: Mapping[str, str],
 ) -> Reliability | None:
-    sample = EvenSample()
+    survey = Survey(task.label_names, config, len(gold), teachers)
     for ballot in ballots(answers):
-        known: Any = gold.get(ballot.example_id) if config.learn_from == "probe" else None
-        opinions = ballot.opinions(teachers, task.label_names, config.sure_above)
-        sample.add(Row(opinions, known, known is not None))
-    table = vote_table(list(sample.rows()), teachers, task.label_names)
-    return learn_reliability(table, learning_model(config))
+        survey.add(ballot, gold.get(ballot.example_id))
+    if strangers := set(survey.teachers) - set(teachers):
+        raise ConfigError(
+            f"teachers: there are answers of {', '.join(sorted(strangers))}, who is not among "
+            f"{', '.join(teachers)}; name every teacher that answered."
+        )
+    return learn_reliability(survey.table(), learning_model(config))
 
 
 def _reason(ballot: Ballot) -> str:

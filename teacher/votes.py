@@ -40,13 +40,12 @@ class Ballot:
         self, teachers: Sequence[str], labels: Sequence[str], sure_above: float
     ) -> dict[str, Opinion]:
         """The opinion of each teacher that gave a usable answer, in the order of `teachers`."""
-        found = {}
-        for teacher in teachers:
-            own = [answer for answer in self.answers if answer.teacher == teacher]
-            opinion = opinion_of(own, labels, sure_above)
-            if opinion is not None:
-                found[teacher] = opinion
-        return found
+        own: dict[str, list[AnyAnswer]] = {teacher: [] for teacher in teachers}
+        for answer in self.answers:
+            if answer.teacher in own:
+                own[answer.teacher].append(answer)
+        found = {name: opinion_of(given, labels, sure_above) for name, given in own.items()}
+        return {name: opinion for name, opinion in found.items() if opinion is not None}
 
     def said(self) -> dict[str, list[str | None]]:
         """Who said what: per teacher the label of each sample in order, None where unusable."""
@@ -84,13 +83,13 @@ def opinion_of(
     usable = sorted((a for a in answers if isinstance(a, TeacherAnswer)), key=lambda a: a.sample)
     if not usable:
         return None
-    counts = [sum(answer.label == label for answer in usable) for label in labels]
-    chosen = _winner(usable, dict(zip(labels, counts, strict=True)))
+    said = [answer.label for answer in usable]
+    chosen = said[0] if len(set(said)) == 1 else _winner(usable)
     backing = [answer for answer in usable if answer.label == chosen]
     return Opinion(
         teacher=usable[0].teacher,
         label=chosen,
-        shares=tuple(count / len(usable) for count in counts),
+        shares=tuple(said.count(label) / len(said) for label in labels),
         sure=not unsure(answers, sure_above),
         samples=len(usable),
         confidence=_mean([a.confidence for a in backing]),
@@ -116,13 +115,13 @@ def unsure(answers: Sequence[AnyAnswer], sure_above: float) -> bool:
     return sum(evidence) / len(evidence) < sure_above
 
 
-def _winner(usable: Sequence[TeacherAnswer], counts: dict[str, int]) -> str:
-    backing = dict.fromkeys(counts, 0.0)
+def _winner(usable: Sequence[TeacherAnswer]) -> str:
+    votes: dict[str, tuple[int, float]] = {}
     for answer in usable:
-        backing[answer.label] += _stated(answer) or 0.0
-    # max() keeps the first of equals, and the candidates stand in the order of the samples
-    candidates = dict.fromkeys(answer.label for answer in usable)
-    return max(candidates, key=lambda label: (counts[label], backing[label]))
+        count, backing = votes.get(answer.label, (0, 0.0))
+        votes[answer.label] = (count + 1, backing + (_stated(answer) or 0.0))
+    # max() keeps the first of equals, and the labels stand in the order of the samples
+    return max(votes, key=lambda label: votes[label])
 
 
 def _stated(answer: TeacherAnswer) -> float | None:

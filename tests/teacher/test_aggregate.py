@@ -381,6 +381,13 @@ def test_single_refuses_two_teachers_and_equal_names_are_refused() -> None:
         decide([say("x", "a", "wet")], "vote", ["a", "a"])
 
 
+def test_answers_of_a_teacher_nobody_named_are_refused() -> None:
+    answers = [say("x", "a", "wet"), say("x", "b", "wet"), say("x", "c", "wet")]
+
+    with pytest.raises(ConfigError, match="answers of c, who is not among a, b"):
+        decide(answers, "vote", ["a", "b"])
+
+
 def test_an_iterator_that_can_be_read_once_only_is_refused() -> None:
     stream = iter([say("x", "a", "wet"), say("x", "b", "wet")])
 
@@ -416,7 +423,7 @@ def test_a_stream_is_sampled_evenly_whatever_its_length(rows: int, kept: list[in
     sample = EvenSample(most=8)
 
     for row in range(rows):
-        sample.add(Row({}, gold=str(row)))
+        sample.offer(lambda row=row: Row({}, gold=str(row)))  # type: ignore[misc]
 
     assert [row.gold for row in sample.rows()] == [str(row) for row in kept]
 
@@ -425,7 +432,7 @@ def test_a_sample_keeps_all_rows_of_the_probe() -> None:
     sample = EvenSample(most=4)
 
     for row in range(100):
-        sample.add(Row({}, gold=str(row), probe=row < 10))
+        sample.offer(lambda row=row: Row({}, str(row), row < 10), probe=row < 10)  # type: ignore[misc]
 
     rows = list(sample.rows())
     assert sum(row.probe for row in rows) == 10
