@@ -96,11 +96,12 @@ def drawing(
     *marks: Markup,
     x_format: Callable[[float], str] = "{:g}".format,
     y_format: Callable[[float], str] = "{:g}".format,
+    x_ticks: Sequence[float] | None = None,
 ) -> Markup:
-    """A whole chart; the formats write the ticks."""
+    """A whole chart; the formats write the ticks, `x_ticks` sets them."""
     parts = [
         element("title", title),
-        *_grid(frame, x_format, y_format),
+        *_grid(frame, x_format, y_format, x_ticks),
         _axis_title(labels[0], (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8),
         _axis_title(labels[1], 13, (TOP + HEIGHT - BOTTOM) / 2, turned=True),
         *marks,
@@ -109,7 +110,10 @@ def drawing(
 
 
 def _grid(
-    frame: Frame, x_format: Callable[[float], str], y_format: Callable[[float], str]
+    frame: Frame,
+    x_format: Callable[[float], str],
+    y_format: Callable[[float], str],
+    x_ticks: Sequence[float] | None,
 ) -> list[Markup]:
     bottom = HEIGHT - BOTTOM
     parts = []
@@ -118,7 +122,7 @@ def _grid(
         parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
         text = y_format(value)
         parts.append(element("text", text, x=LEFT - 7, y=y + 4, text_anchor="end"))
-    for value in frame.x.ticks():
+    for value in frame.x.ticks() if x_ticks is None else x_ticks:
         x = frame.x.at(value)
         parts.append(element("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
         text = x_format(value)

@@ -22,7 +22,7 @@ from common.evaluation.evaluate import (
     gold_codes,
     join_predictions,
 )
-from common.evaluation.grouping import compare_seed_groups
+from common.evaluation.grouping import compare_seed_groups, group_headline
 from common.evaluation.pairs import Answers, compare_pair, corrected
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.resampling import seeded
@@ -83,6 +83,10 @@ def compare_codes(
     pairs = [_judged(pair, titles, settings) for pair in pairs]
     groups, group_pairs = compare_seed_groups(reports, gold, answers, labels, settings)
     primary = [pair for pair in pairs if pair.family == PRIMARY]
+    accuracy = next(r for r in reports if r.system.name == reference).metrics["accuracy"].value
+    told = headline(reference, accuracy, primary, titles)
+    if groups:
+        told = group_headline(groups, group_pairs, reference)
     figures, notes = figures_for(load_published(), len(gold), context.config, context.protocol)
     constant = int(np.bincount(gold, minlength=labels).argmax())
     return Comparison(
@@ -95,8 +99,8 @@ def compare_codes(
         systems=list(reports),
         constant=_constant(constant, gold, task, settings, reports),
         constant_label=task.label_names[constant],
-        headline=headline(next(r for r in reports if r.system.name == reference), primary, titles),
-        verdicts=[p.verdict for p in group_pairs] + [p.verdict for p in primary],
+        headline=told,
+        verdicts=[p.verdict for p in group_pairs or primary],
         families=families,
         pairs=pairs,
         groups=groups,

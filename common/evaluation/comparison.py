@@ -18,6 +18,17 @@ class Judged:
     predictions: list[Prediction]
 
 
+class CurvePoint(Record):
+    """A recipe at one size of its training part: means over seeds and their intervals."""
+
+    recipe: str
+    fraction: float
+    training_examples: int
+    seeds: list[int]
+    metrics: dict[str, Interval]
+    spread: dict[str, float]
+
+
 class ReportContext(Record):
     """
     How the comparison was made. Everything is optional: what is absent is left out of the page.
@@ -155,6 +166,15 @@ class GroupComparison(Record):
     verdict: str = ""
 
 
+class Curve(Record):
+    """Points by recipe and size; `baseline` is the line they are held against."""
+
+    points: list[CurvePoint]
+    baseline: str | None = None
+    baseline_metrics: dict[str, Interval] = Field(default_factory=dict)
+    against_baseline: list[GroupComparison] = Field(default_factory=list)
+
+
 class PublishedFigure(Record):
     """A figure from the literature; never run here."""
 
@@ -211,6 +231,7 @@ class Comparison(Record):
     group_pairs: list[GroupComparison] = Field(default_factory=list)
     published: list[PublishedFigure] = Field(default_factory=list)
     published_notes: list[str] = Field(default_factory=list)
+    curve: Curve | None = None
     texts: list[BrowseText] = Field(default_factory=list)
     texts_total: int = 0
     context: ReportContext

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from common.evaluation.charts import (
-    Axis,
     Frame,
     drawing,
     element,
@@ -15,10 +14,10 @@ from common.evaluation.charts import (
     padded,
     whisker,
 )
-from common.evaluation.comparison import Comparison, PairComparison
+from common.evaluation.comparison import Comparison, Curve
 from common.evaluation.evaluate import AGREEMENT
 from common.evaluation.formats import tick_money
-from common.evaluation.verdicts import display_name, reversed_interval, signed_points
+from common.evaluation.verdicts import display_name
 from common.records import EvaluationReport, Interval
 
 SHARE = "{:.0%}".format
@@ -204,77 +203,49 @@ def _points(
     return found[:: max(1, len(found) // most)]
 
 
-def forest(comparison: Comparison) -> Markup | None:
-    """The reference's lead over each other system in points of accuracy, with intervals."""
-    pairs = [p for p in comparison.pairs if comparison.reference in (p.first, p.second)]
-    if not pairs:
-        return None
-    place = {r.system.name: i for i, r in enumerate(comparison.systems)}
-    titles = {r.system.name: display_name(r.system) for r in comparison.systems}
-    gaps = [_lead(pair, comparison.reference) for pair in pairs]
-    low, high = padded([0.0, *(v for _, gap in gaps for v in _bounds(gap))], 0.08)
-    width, row = 340, 34
-    axis = Axis(low, high, 12, width - 12)
-    bottom = row * len(gaps) + 6
-    zero = axis.at(0)
-    parts = [element("title", "Lead of the reference in points of accuracy")]
-    for tick in axis.ticks(4):
-        x = axis.at(tick)
-        parts.append(element("line", x1=x, x2=x, y1=4, y2=bottom, class_="grid"))
-        text = f"{100 * tick:+.0f}" if round(100 * tick) else "0"
-        parts.append(
-            element("text", text.replace("-", "\u2212"), x=x, y=bottom + 15, text_anchor="middle")
-        )
-    parts.append(element("line", x1=zero, x2=zero, y1=4, y2=bottom, class_="zero"))
-    for i, (other, gap) in enumerate(gaps):
-        y = i * row + 21
-        tip = f"over {titles[other]}: {signed_points(gap)}"
-        bar = element(
-            "line",
-            x1=axis.at(gap.low),
-            x2=axis.at(gap.high),
-            y1=y,
-            y2=y,
-            class_=f"whisker wide s{place[other] % 8}",
-        )
-        parts += [bar, marker(axis.at(gap.value), y, place[other], 5, tip)]
-    return element(
-        "svg", *parts, viewBox=f"0 0 {width} {bottom + 22}", role="img", class_="chart forest"
+CURVE_METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
+
+
+def curve_figures(curve: Curve) -> list[Figure]:
+    """Accuracy and macro F1 against training size, on a log axis, the baseline as a line."""
+    recipes = list(dict.fromkeys(point.recipe for point in curve.points))
+    return [_curve_figure(curve, recipes, *metric) for metric in CURVE_METRICS.items()]
+
+
+def _curve_figure(curve: Curve, recipes: list[str], metric: str, title: str) -> Figure:
+    sizes = sorted({point.training_examples for point in curve.points})
+    line_at = curve.baseline_metrics.get(metric)
+    spans = [v for p in curve.points for v in _bounds(p.metrics[metric])]
+    spans += [line_at.value] if line_at else []
+    frame = Frame.of((sizes[0] / 1.3, sizes[-1] * 1.3), padded(spans), log_x=True)
+    marks: list[Markup] = []
+    if line_at:
+        ends = [(frame.x.low, line_at.value), (frame.x.high, line_at.value)]
+        marks.append(line(frame, ends, len(recipes), "dashed"))
+    for place, recipe in enumerate(recipes):
+        points = [p for p in curve.points if p.recipe == recipe]
+        values = [(float(p.training_examples), p.metrics[metric].value) for p in points]
+        marks.append(line(frame, values, place, "thin"))
+        for p in points:
+            value = p.metrics[metric]
+            x = frame.x.at(p.training_examples)
+            tip = (
+                f"{recipe}, {p.training_examples} texts, {len(p.seeds)} seed(s): {value.value:.3f}"
+            )
+            marks.append(whisker(x, frame.y.at(value.low), frame.y.at(value.high), place))
+            marks.append(marker(x, frame.y.at(value.value), place, tip=tip))
+    svg = drawing(
+        f"{title} by training size",
+        frame,
+        ("training texts", title.lower()),
+        *marks,
+        x_ticks=[float(size) for size in sizes],
+        x_format="{:,.0f}".format,
+        y_format=SHARE,
     )
-
-
-def _lead(pair: PairComparison, reference: str) -> tuple[str, Interval]:
-    gap = pair.differences["accuracy"].interval
-    if pair.first == reference:
-        return pair.second, gap
-    return pair.first, reversed_interval(gap)
-
-
-def strip(interval: Interval, low: float, high: float, colour: int) -> Markup:
-    """An interval on the scale that all rows of the table share."""
-    axis = Axis(low, high, 4, 116)
-    return element(
-        "svg",
-        element("line", x1=4, x2=116, y1=7, y2=7, class_="grid"),
-        element(
-            "line",
-            x1=axis.at(interval.low),
-            x2=axis.at(interval.high),
-            y1=7,
-            y2=7,
-            class_=f"whisker wide s{colour % 8}",
-        ),
-        marker(axis.at(interval.value), 7, colour, 4),
-        viewBox="0 0 120 14",
-        class_="strip",
-        aria_hidden="true",
-    )
-
-
-def key_sign(colour: int) -> Markup:
-    """A system's sign for legends and tables."""
-    return element(
-        "svg", marker(7, 7, colour, 5), viewBox="0 0 14 14", class_="sign", aria_hidden="true"
+    over = f"; dashed: {curve.baseline} on all of its training texts" if curve.baseline else ""
+    return Figure(
+        f"{title} by training size", f"Mean over seeds, bars over seeds and texts{over}.", svg
     )
 
 

@@ -11,7 +11,7 @@ from common.evaluation.counts import Codes
 from common.evaluation.pairs import Answers, holm_and_bonferroni
 from common.evaluation.resampling import seeded
 from common.evaluation.seeds import compare_groups, seed_group
-from common.evaluation.verdicts import display_name, group_sentence
+from common.evaluation.verdicts import display_name, group_sentence, headline
 from common.records import EvaluationReport
 
 
@@ -62,10 +62,26 @@ def compare_seed_groups(
         )
         for one, two in combinations(members, 2)
     ]
-    return groups, _with_verdicts(pairs, settings.alpha)
+    return groups, with_verdicts(pairs, settings.alpha)
 
 
-def _with_verdicts(pairs: Sequence[GroupComparison], alpha: float) -> list[GroupComparison]:
+def group_headline(
+    groups: Sequence[SeedGroup], pairs: Sequence[GroupComparison], reference: str
+) -> str:
+    """Where the reference's recipe stands among the recipes."""
+    group = group_of(groups, reference)
+    own = [pair for pair in pairs if group.name in (pair.first, pair.second)]
+    names = {g.name: g.name for g in groups}
+    return headline(group.name, group.metrics["accuracy"].value, own, names)
+
+
+def group_of(groups: Sequence[SeedGroup], system: str) -> SeedGroup:
+    """The group that a system belongs to."""
+    return next(group for group in groups if system in group.systems)
+
+
+def with_verdicts(pairs: Sequence[GroupComparison], alpha: float) -> list[GroupComparison]:
+    """The pairs with p values corrected over all of them, outcome and verdict."""
     found = []
     for pair, (holm, bonferroni) in zip(
         pairs, holm_and_bonferroni([p.bootstrap.p for p in pairs]), strict=True

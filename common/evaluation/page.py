@@ -12,7 +12,9 @@ from markupsafe import Markup
 from common.evaluation import formats
 from common.evaluation.charts import padded
 from common.evaluation.comparison import BrowseAnswer, BrowseText, Comparison
-from common.evaluation.figures import figures_of, forest, key_sign, strip
+from common.evaluation.figures import curve_figures, figures_of
+from common.evaluation.grouping import group_of
+from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
 from common.evaluation.table import table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
@@ -42,6 +44,7 @@ def render_html(comparison: Comparison) -> str:
     data, shown = _browse_data(comparison)
     headers, rows = table_of(comparison)
     titles = {r.system.name: display_name(r.system) for r in comparison.systems}
+    leads = leads_of(comparison)
     return template.render(
         c=comparison,
         context=comparison.context,
@@ -52,9 +55,15 @@ def render_html(comparison: Comparison) -> str:
         by_name={r.system.name: key_sign(i) for i, r in enumerate(comparison.systems)},
         signs=[key_sign(i) for i in range(len(comparison.systems) + 1)],
         strips=_strips(comparison),
-        forest=forest(comparison),
+        leads=leads,
+        forest=forest(leads),
+        own=group_of(comparison.groups, comparison.reference).name
+        if comparison.groups
+        else titles[comparison.reference],
         figures=figures_of(comparison),
-        primary=[p for p in comparison.pairs if p.family == "primary"],
+        curves=curve_figures(comparison.curve) if comparison.curve else [],
+        curve_names=_curve_names(comparison),
+        curve_signs=[key_sign(i) for i in range(9)],
         config=_as_yaml(comparison.context.config),
         facts_of={name: flat_facts(getattr(comparison.context, name)) for name in _FACTS},
         scores=_score_names(comparison),
@@ -89,6 +98,14 @@ def _fact(value: Any) -> str:
 def _as_yaml(config: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps(config, default=str))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True) if plain else ""
+
+
+def _curve_names(comparison: Comparison) -> list[str]:
+    curve = comparison.curve
+    if curve is None:
+        return []
+    recipes = list(dict.fromkeys(point.recipe for point in curve.points))
+    return recipes + ([curve.baseline] if curve.baseline else [])
 
 
 def _score_names(comparison: Comparison) -> list[str]:

@@ -1,9 +1,10 @@
 """Sentences that follow from the numbers of a comparison, and can't say more than they do."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from common.evaluation.comparison import GroupComparison, Outcome, PairComparison
-from common.records import EvaluationReport, Interval, SystemCard
+from common.records import Interval, SystemCard
 
 
 def display_name(card: SystemCard) -> str:
@@ -65,22 +66,32 @@ def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
 
 
 def headline(
-    reference: EvaluationReport,
-    pairs: Sequence[PairComparison],
+    reference: str,
+    accuracy: float,
+    pairs: Sequence[PairComparison | GroupComparison],
     names: Mapping[str, str],
 ) -> str:
     """Where the reference stands: one sentence over its comparisons."""
     found: dict[str, list[str]] = {"ahead of": [], "behind": [], "not told apart from": []}
     for pair in pairs:
-        is_first = pair.first == reference.system.name
-        other = names[pair.second if is_first else pair.first]
-        ahead = "first_ahead" if is_first else "second_ahead"
-        where = "ahead of" if pair.outcome == ahead else "behind"
-        found["not told apart from" if pair.outcome == "not_shown" else where].append(other)
+        other = names[pair.second if pair.first == reference else pair.first]
+        found[_PLACES[standing(pair, reference)]].append(other)
     parts = [f"{how} {listed(others)}" for how, others in found.items() if others]
-    value = f"{reference.metrics['accuracy'].value:.3f}"
     told = f": {'; '.join(parts)}" if parts else ""
-    return f"{names[reference.system.name]} reaches {value} accuracy{told}."
+    return f"{names[reference]} reaches {accuracy:.3f} accuracy{told}."
+
+
+_PLACES = {"ahead": "ahead of", "behind": "behind", "same": "not told apart from"}
+
+
+def standing(
+    pair: PairComparison | GroupComparison, reference: str
+) -> Literal["ahead", "behind", "same"]:
+    """Where the reference stands in one of its pairs."""
+    if pair.outcome == "not_shown":
+        return "same"
+    ahead = "first_ahead" if pair.first == reference else "second_ahead"
+    return "ahead" if pair.outcome == ahead else "behind"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -1,0 +1,88 @@
+"""Accuracy against training size: means over seeds, the baseline as the line to reach."""
+
+import numpy as np
+import pytest
+
+from common.config.run import EvaluationConfig
+from common.errors import InputError
+from common.evaluation.comparison import Comparison
+from common.evaluation.curve import CurveRun, curve_of
+from common.evaluation.figures import curve_figures
+from common.records import Example, Prediction
+from common.task import load_task
+
+TASK = load_task("sentiment")
+NAMES = TASK.label_names
+QUICK = EvaluationConfig(bootstrap=200)
+GOLD = [Example(id=str(i), text="t", label=NAMES[i % 3]) for i in range(90)]
+
+
+def said(accuracy: float, seed: int) -> list[Prediction]:
+    rng = np.random.default_rng(seed)
+    right = rng.random(len(GOLD)) < accuracy
+    return [
+        Prediction(example_id=e.id, label=e.label if ok else NAMES[(i + 1) % 3])
+        for i, (e, ok) in enumerate(zip(GOLD, right, strict=True))
+    ]
+
+
+def runs() -> list[CurveRun]:
+    return [
+        CurveRun("step by step", size, size / 800, seed, said(accuracy, seed + size))
+        for size, accuracy in ((100, 0.5), (800, 0.95))
+        for seed in (1, 2, 3)
+    ]
+
+
+def test_a_point_is_the_mean_over_its_seeds() -> None:
+    curve = curve_of(runs(), GOLD, TASK, QUICK)
+
+    first = curve.points[0]
+    by_seed = [
+        np.mean([p.label == e.label for p, e in zip(r.predictions, GOLD, strict=True)])
+        for r in runs()[:3]
+    ]
+    assert first.training_examples == 100
+    assert first.seeds == [1, 2, 3]
+    assert first.metrics["accuracy"].value == pytest.approx(np.mean(by_seed))
+    assert first.spread["accuracy"] == pytest.approx(np.std(by_seed, ddof=1))
+
+
+def test_every_point_is_held_against_the_baseline() -> None:
+    curve = curve_of(runs(), GOLD, TASK, QUICK, ("LoRA at 100%", said(0.7, 9)))
+
+    outcomes = [pair.outcome for pair in curve.against_baseline]
+    assert outcomes == ["second_ahead", "first_ahead"]
+    assert curve.against_baseline[1].verdict.startswith("step by step at 100% is ahead of LoRA")
+    assert curve.baseline_metrics["accuracy"].value == pytest.approx(
+        np.mean([p.label == e.label for p, e in zip(said(0.7, 9), GOLD, strict=True)])
+    )
+
+
+def test_the_drawing_has_a_sign_a_point_and_the_sizes_as_ticks() -> None:
+    curve = curve_of(runs(), GOLD, TASK, QUICK, ("LoRA", said(0.7, 9)))
+
+    accuracy, macro_f1 = curve_figures(curve)
+
+    assert accuracy.svg.count('class="dot') == 2
+    assert accuracy.svg.count("dashed") == 1
+    assert ">100<" in accuracy.svg
+    assert ">800<" in accuracy.svg
+    assert macro_f1.title == "Macro F1 by training size"
+
+
+def test_the_same_seed_twice_at_one_point_is_refused() -> None:
+    with pytest.raises(InputError, match="each once"):
+        curve_of([*runs(), runs()[0]], GOLD, TASK, QUICK)
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(InputError, match="no run"):
+        curve_of([], GOLD, TASK, QUICK)
+
+
+def test_a_curve_is_part_of_the_reports_schema() -> None:
+    curve = curve_of(runs(), GOLD, TASK, QUICK)
+
+    assert "curve" in Comparison.model_fields
+    assert curve.model_validate_json(curve.model_dump_json()) == curve
