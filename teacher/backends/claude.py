@@ -46,8 +46,9 @@ class Claude:
 
     Schema-constrained output, thinking off unless configured, no sampling parameters (API
     version 2026-10-21 refuses them, so samples are further calls of the same prompt). The
-    client belongs to the event loop it is first used in; `close` it there. Costs 0.7 ms of CPU a
-    request with the SDK's aiohttp transport and raw responses, 1.5 ms without the two.
+    client belongs to the event loop it is first used in; `close` it there. A row costs 0.8 ms of
+    CPU with the SDK's aiohttp transport and raw responses, 1.4 ms without (benchmarks/
+    teacher_clients.py).
     """
 
     provider = "claude"
@@ -157,6 +158,7 @@ def open_client(api_key: str, base_url: str, timeout_seconds: float) -> anthropi
         max_retries=0,
         timeout=timeout_seconds,
         default_headers={"anthropic-version": API_VERSION},
+        open_telemetry={"traces": False},  # 5 % of the request's CPU, and nobody collects them
         http_client=anthropic.DefaultAioHttpClient(verify=_tls()),
     )
 

@@ -100,7 +100,8 @@ class VllmForm:
 
 class Vllm(VllmForm):
     """
-    The HTTP side: one POST a question. aiohttp costs 0.2 ms of CPU a request, httpx2 0.8 ms.
+    The HTTP side: one POST a question. aiohttp costs 0.2 ms of CPU a request, httpx2 0.8 ms
+    (benchmarks/teacher_clients.py).
 
     The session belongs to the event loop it is first used in; `close` it there.
     """
