@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.services import Settings
+from workers.tokens import Tokens
 
 _DRAIN_SECONDS = 5
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,7 +36,7 @@ def run_server(
     if not names and host in _LOOPBACK:
         names = frozenset(_LOOPBACK)
     app = create_app(settings, Options(hosts=names, secure_cookies=https))
-    announce(app.state.services.tokens.first())
+    announce(app.state.services.tokens)
     config = uvicorn.Config(
         app,
         host=host,
@@ -52,6 +53,8 @@ def run_server(
     server = _Server(config)
     if settings.parent:
         threading.Thread(target=_end_with, args=(settings.parent,), daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn repeats it after a good end
     server.run()
 
 
@@ -62,10 +65,14 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def announce(token: str | None) -> None:
-    """Show a new token once, on the terminal and nowhere else."""
-    if token:
-        print(f"first token (admin), shown this once: {token}", flush=True)
+def announce(tokens: Tokens) -> None:
+    """Make a first token where a person sees it; a token has no business in a log."""
+    if tokens.all():
+        return
+    if sys.stdout.isatty():
+        print(f"first token (admin), shown this once: {tokens.first()}", flush=True)
+    else:
+        print("no token yet: finstill token create NAME --scope admin", flush=True)
 
 
 def _server_class() -> Any:

@@ -92,7 +92,7 @@ def test_no_string_of_an_inline_config_may_be_a_path(
     web: TestClient, submitter: Headers, inline: Callable[..., Tree], word: str
 ) -> None:
     tree = inline(UPLOAD, UPLOAD)
-    optional: Tree = {
+    optional: dict[tuple[Any, ...], Any] = {
         ("data", "test_path"): word,
         ("data", "encoding"): word,
         ("teacher", "prompt"): word,
