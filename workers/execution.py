@@ -5,9 +5,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common.config import RunConfig
 from common.errors import FinstillError, JobCancelled, JobPaused
@@ -25,7 +24,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
-Send = Callable[[Stage, str, "int | None"], None]
+
+
+class Send(Protocol):
+    """Puts a task on its queue, to be delivered after `countdown` seconds at the earliest."""
+
+    def __call__(
+        self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0
+    ) -> None: ...
+
+
+class _CallAgain(Exception):
+    """The stage waits for somebody else and wants to look again after `seconds`."""
+
+    def __init__(self, seconds: float):
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ def execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None = None) 
     if is_done(run, config, stage_name):
         _finish(desk, run, config, stage)
         return True
-    if desk.jobs.is_cancelled(run_id):
+    if desk.jobs.is_cancelled(run_id) and stage.verb != "batch":  # batches are paid: collect them
         _record(desk, run_id, stage, state=State.CANCELLED)
         return True
     name = f"{run_id}:{stage_name}" + ("" if chunk is None else f":{chunk}")
@@ -123,6 +137,9 @@ def _work(
     context = _context(desk, run, config, stage, chunk, lease)
     try:
         finished = _do(desk, context, stage, chunk)
+    except _CallAgain as wait:
+        _look_again(desk, run.run_id, stage, wait.seconds)
+        return
     except JobCancelled:
         if not lease.lost:
             _record(desk, run.run_id, stage, state=State.CANCELLED, finished_at=time.time())
@@ -145,7 +162,9 @@ def _work(
 def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> bool:
     """Whether the whole stage is finished, not only this chunk of it."""
     if chunk is None:
-        run_stage(context, stage)
+        again = run_stage(context, stage)
+        if again is not None:
+            raise _CallAgain(again)
         return True
     from workers.stages.labels import all_chunks_done, label_chunk
 
@@ -153,6 +172,20 @@ def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> b
     run = context.run
     finished = desk.jobs.finish_chunk(run.run_id, chunk)
     return finished >= chunk_count(run, context.config) and all_chunks_done(context)
+
+
+def _look_again(desk: Desk, run_id: str, stage: Stage, seconds: float) -> None:
+    """
+    Send the task once more, at most half a visibility timeout ahead.
+
+    A delayed task lies unacknowledged in a worker and is offered again after the visibility
+    timeout; the key sees to it that of several copies one alone has a successor.
+    """
+    delay = min(seconds, desk.settings.visibility_seconds / 2)
+    _record(desk, run_id, stage, state=State.QUEUED)
+    key = f"finstill:job:{run_id}:again:{stage.name}"
+    if desk.redis.set(key, "1", nx=True, px=int(delay * 900)):
+        desk.send(stage, run_id, None, delay)
 
 
 def _take_over(desk: Desk, run_id: str, stage: Stage, chunk: int | None) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from common.config import RunConfig
 from common.config.data import FileData, FpbData
 from common.config.run import TrainedBaseline
-from common.config.teacher import RecordedTeacher
+from common.config.teacher import ClaudeTeacher, RecordedTeacher
 from common.fingerprint import digest_path
 from common.task import CONFIGS, load_task
 from workers.run_directory import RunDirectory, stage_fingerprint
@@ -44,7 +44,9 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     stages = [Stage("prepare", "label", (), "Prepare the data")]
     if config.all_teachers:
         stages.append(Stage("probe", "label", ("prepare",), "Probe the teacher"))
-        stages.append(Stage("label", "label", ("probe",), "Ask the teacher"))
+        if any(isinstance(t, ClaudeTeacher) and t.mode == "batch" for t in config.all_teachers):
+            stages.append(Stage("batch", "label", ("probe",), "Ask in batches"))
+        stages.append(Stage("label", "label", (stages[-1].name,), "Ask the teacher"))
     stages.append(Stage("collect", "label", (stages[-1].name,), "Collect training pairs"))
     for name in config.trained_systems:
         stages.append(Stage(f"train:{name}", "train", ("collect",), f"Train {name}"))
@@ -60,7 +62,7 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
 def stages_until(config: RunConfig, until: str) -> list[Stage]:
     """The stages that lead to all stages of the kind `until`: label, train, evaluate, report."""
     order = ("label", "train", "evaluate", "report")
-    wanted = {"prepare", "probe", "collect", *order[: order.index(until) + 1]}
+    wanted = {"prepare", "probe", "batch", "collect", *order[: order.index(until) + 1]}
     return [stage for stage in stages_of(config).values() if stage.verb in wanted]
 
 
@@ -101,7 +103,7 @@ def _reads(config: RunConfig, stage: Stage) -> Any:
     if stage.verb == "prepare":
         task = load_task(config.task).model_dump(mode="json")
         return [config.data.model_dump(mode="json"), _data_digests(config), config.seed, task]
-    if stage.verb in ("probe", "label", "collect"):
+    if stage.verb in ("probe", "batch", "label", "collect"):
         parts: list[BaseModel] = [config.labelling, config.aggregation, *config.all_teachers]
         files = [_content(t.answers) for t in config.all_teachers if isinstance(t, RecordedTeacher)]
         return [*(p.model_dump(mode="json") for p in parts), files, _content(CONFIGS / "prompts")]

@@ -43,7 +43,8 @@ class LocalRun:
         begun = time.time()
         self._update(stage, state=State.RUNNING, started_at=begun)
         try:
-            run_stage(self._context(stage), stage)
+            while (again := run_stage(self._context(stage), stage)) is not None:
+                time.sleep(again)
         except FinstillError as error:
             fault = Fault(kind=type(error).__name__, message=str(error))
             self._update(stage, state=State.FAILED, fault=fault)

@@ -27,12 +27,17 @@ def desk() -> Desk:
 
 
 def send(
-    stage: Stage, run_id: str, chunk: int | None, connection: "Connection | None" = None
+    stage: Stage,
+    run_id: str,
+    chunk: int | None,
+    countdown: float = 0.0,
+    *,
+    connection: "Connection | None" = None,
 ) -> None:
     """Put one task on its stage's queue; a worker uses the application's own connection."""
     task, what = (run_stage, stage.name) if chunk is None else (label_chunk, chunk)
     options: dict[str, Any] = {"connection": connection} if connection else {}
-    task.apply_async((run_id, what), queue=stage.queue, **options)
+    task.apply_async((run_id, what), queue=stage.queue, countdown=countdown, **options)
 
 
 @app.task(name="finstill.run_stage", bind=True)

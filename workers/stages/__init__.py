@@ -4,11 +4,12 @@ from workers.graph import Stage
 from workers.stages.context import StageContext
 
 
-def run_stage(context: StageContext, stage: Stage) -> None:
+def run_stage(context: StageContext, stage: Stage) -> float | None:
     """
     Do one stage; heavy libraries are imported by the stage that needs them.
 
-    Raises JobCancelled, JobPaused, or another FinstillError with the reason of the failure.
+    Returns None when the stage is finished, else the seconds after which to call it again. Raises
+    JobCancelled, JobPaused, or another FinstillError with the reason of the failure.
     """
     match stage.verb:
         case "prepare":
@@ -19,6 +20,10 @@ def run_stage(context: StageContext, stage: Stage) -> None:
             from workers.stages.labels import probe_teachers
 
             probe_teachers(context)
+        case "batch":
+            from workers.stages.batches import advance_all_batches
+
+            return advance_all_batches(context)
         case "label":
             from workers.stages.labels import label_all_chunks
 
@@ -41,3 +46,4 @@ def run_stage(context: StageContext, stage: Stage) -> None:
             write_report(context)
         case _:
             raise AssertionError(f"no stage {stage.name}")
+    return None

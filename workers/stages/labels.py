@@ -1,33 +1,18 @@
 """Asking the teachers: a probe first, then the rows in chunks, each chunk a file of answers."""
 
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.config.teacher import TeacherConfig
 from common.data.store import read_records, read_slice, write_records
-from common.errors import ServiceError
 from common.records import Answer, Example, TeacherAnswer, Unanswered
-from teacher.base import Teacher
-from teacher.build import TeacherSettings, build_teacher
 from teacher.cascade import rows_for_next
-from teacher.labelling import label_examples
 from teacher.quality import judge_probe, judge_smoke
-from teacher.services import (
-    LabellingServices,
-    check_durability,
-    local_services,
-    redis_services,
-)
 from teacher.terms import check_terms
 from teacher.votes import in_row_order
 from workers.graph import fingerprint
 from workers.run_directory import read_json, write_json
+from workers.stages.asking import AnyAnswer, Asking, Tally
 from workers.stages.context import StageContext
-
-AnyAnswer = TeacherAnswer | Unanswered
 
 
 def probe_teachers(context: StageContext) -> None:
@@ -40,7 +25,7 @@ def probe_teachers(context: StageContext) -> None:
     config, labelling = context.config, context.config.labelling
     smoke = _to_label(context, 0, labelling.smoke_rows)
     probe = list(_gold_sample(context, labelling.probe.rows))
-    asking = [_Asking(context, teacher) for teacher in config.all_teachers]
+    asking = [Asking(context, teacher) for teacher in config.all_teachers]
     for ask in asking:
         check_terms([ask.teacher.name, ask.teacher.model], labelling.accept_terms)
     reports = []
@@ -66,7 +51,7 @@ def label_chunk(context: StageContext, index: int) -> None:
         answers: list[AnyAnswer] = []
         for teacher_config in context.config.all_teachers:
             if rows := rows_for_next(examples, answers, context.config.aggregation):
-                answers += _Asking(context, teacher_config, tally)(rows)
+                answers += Asking(context, teacher_config, tally).collected(rows)
         answers = in_row_order(answers)
         write_records(target, answers, Answer)
     else:
@@ -109,77 +94,6 @@ def all_answers(context: StageContext) -> Iterator[AnyAnswer]:
     folder = chunk_folder(context)
     for index in range(chunks_of(context)):
         yield from read_records(chunk_file(folder, index), Answer)
-
-
-class _Asking:
-    """One teacher with the services it needs; call it with examples."""
-
-    def __init__(self, context: StageContext, config: TeacherConfig, tally: "Tally | None" = None):
-        self._context = context
-        self.teacher = build(context, config)
-        self._services = _services(context, config, self.teacher, tally or Tally(context, 0))
-
-    def __call__(self, examples: Sequence[Example]) -> list[AnyAnswer]:
-        labelling = self._context.config.labelling
-        return label_examples(examples, self.teacher, labelling, self._services)
-
-
-class Tally:
-    """What one chunk has counted so far, reported at most twice a second."""
-
-    def __init__(self, context: StageContext, rows: int):
-        self._report = context.report
-        self._rows = rows
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._said = 0.0
-
-    def __call__(self, **deltas: float) -> None:
-        """Add to the counts; called from the labelling loop's thread."""
-        with self._lock:
-            self._counts.update(deltas)
-            if self._rows and time.monotonic() - self._said > 0.5:
-                self._said = time.monotonic()
-                done = min(self._rows, int(max(self._counts["done"], self._counts["asked"])))
-                self._report(done, self._rows, "rows", self.counts)
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """What was counted so far."""
-        return dict(self._counts)
-
-
-def build(context: StageContext, config: TeacherConfig) -> Teacher:
-    """The teacher a config describes, with this installation's keys and addresses."""
-    settings = context.settings
-    return build_teacher(
-        config,
-        context.task,
-        TeacherSettings(
-            anthropic_api_key=settings.anthropic_api_key,
-            anthropic_base_url=settings.anthropic_base_url,
-            vllm_base_url=settings.vllm_base_url,
-            vllm_api_key=settings.vllm_api_key,
-        ),
-    )
-
-
-def _services(
-    context: StageContext, config: TeacherConfig, teacher: Teacher, tally: "Tally"
-) -> LabellingServices:
-    """Redis where there is one. Raises ServiceError where paid answers could be lost."""
-    labelling = context.config.labelling
-    if context.redis is None:
-        if teacher.paid and not labelling.accept_volatile_cache:
-            raise ServiceError(
-                f"teacher {teacher.name} is paid for and --local keeps no answers: run without "
-                "--local, or accept the loss with --accept-volatile-cache."
-            )
-        return local_services(labelling, config.pace, tally, context.cancelled)
-    if teacher.paid:
-        check_durability(context.redis, labelling.accept_volatile_cache)
-    job = context.run.run_id
-    return redis_services(context.redis, job, labelling, config.pace, tally, context.cancelled)
 
 
 def _rows(context: StageContext) -> int:
