@@ -151,7 +151,7 @@ def line(
 
 def marker(x: float, y: float, colour: int, size: float = 4.5, tip: str = "") -> Markup:
     """A system's sign: its colour and, for those who see none, its shape."""
-    shape = SHAPES[colour % len(SHAPES)]
+    shape = SHAPES[(colour + colour // COLOURS) % len(SHAPES)]
     path = "M" + " L".join(f"{x + dx * size:.1f} {y + dy * size:.1f}" for dx, dy in shape) + " Z"
     inside = [element("title", tip)] if tip else []
     return element("path", *inside, d=path, class_=f"dot s{colour % COLOURS}")

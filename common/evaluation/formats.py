@@ -66,11 +66,6 @@ def money(dollars: float | None) -> str:
     return f"${dollars:.{1 - floor(log10(dollars))}f}"
 
 
-def milliseconds(number: float | None) -> str:
-    """ "4.2 ms"."""
-    return NOTHING if number is None else f"{number:.3g} ms"
-
-
 def share(number: float) -> str:
     """ "0.4 %"; "0" for none."""
     return "0" if number == 0 else f"{100 * number:.2g}\u202f%"

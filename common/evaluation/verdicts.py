@@ -53,8 +53,8 @@ def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
     """Outcome and verdict of two groups of seeds, by the bootstrap's p after Holm."""
     gap, test = pair.differences["accuracy"], pair.bootstrap
     p = test.p if test.p_holm is None else test.p_holm
-    counts = listed([f"{n} seed" + "s" * (n > 1) for n in pair.seeds])
-    over = f"over {counts} and the texts, bootstrap {p_value(p)} after Holm"
+    seeds = f"over seeds ({pair.seeds[0]} and {pair.seeds[1]}) and texts"
+    over = f"{seeds}, bootstrap {p_value(p)} after Holm"
     first, second = pair.first, pair.second
     if p >= alpha or gap.low <= 0 <= gap.high:
         said = f"{first} against {second}: no difference shown ({signed_points(gap)} {over})."

@@ -292,7 +292,7 @@ def test_seeds_of_one_recipe_are_compared_as_a_group() -> None:
         ("label only", [1, 2, 3]),
     ]
     assert found.verdicts[0].startswith("step by step is ahead of label only by")
-    assert "3 seeds and 3 seeds" in found.verdicts[0]
+    assert "over seeds (3 and 3) and texts" in found.verdicts[0]
     assert "Over seeds" in Page(render_html(found)).text
 
 

@@ -33,7 +33,7 @@
     box.title = head.labels.map((name, i) => `${name} ${(probabilities[i] ?? 0).toFixed(2)}`).join(", ");
     box.setAttribute("role", "img");
     box.setAttribute("aria-label", box.title);
-    probabilities.forEach((p) => { const bar = make("i"); bar.style.width = `${100 * p}%`; box.append(bar); });
+    probabilities.forEach((p, i) => { const bar = make("i", `l${i % 6}`); bar.style.width = `${100 * p}%`; box.append(bar); });
     return box;
   };
   const answerRow = (name, answer, goldLabel) => {
@@ -51,7 +51,9 @@
   };
   const open = (row) => {
     const box = make("div", "answers");
-    box.append(make("p", "", `gold: ${head.labels[row[2]]}${row[3] ? `, ${row[3]} % of annotators agree` : ""} \u00b7 ${row[0]}`));
+    const told = make("p", "", `gold: ${head.labels[row[2]]}${row[3] ? `, ${row[3]} % of annotators agree` : ""} \u00b7 ${row[0]}`);
+    if (row[4].some((a) => a[1])) head.labels.forEach((name, i) => told.append(make("i", `swatch l${i % 6}`), name));
+    box.append(told);
     const table = make("table"), body = make("tbody"), scroll = make("div", "scroll");
     row[4].forEach((answer, i) => body.append(answerRow(head.systems[i], answer, row[2])));
     if (row[5]) body.append(answerRow("teacher's answer", row[5], row[2]));
