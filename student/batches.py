@@ -143,9 +143,9 @@ def _add_causal(row: _Row, example: EncodedExample, owner: int, branch: int) -> 
     (prompt,) = example.contexts
     bug = example.prompt_target
     gold = branch + 1 + [b.label for b in example.branches].index(example.gold)
-    # FinGPT as published: every prompt position but the last is asked for the padding id. These
-    # targets count into the label term: the gold branch gets the credit.
-    asked = [IGNORE] * len(prompt) if bug is None else [bug] * (len(prompt) - 1) + [IGNORE]
+    # FinGPT as published: prompt positions are asked for the padding id. These targets count into
+    # the label term: the gold branch gets the credit.
+    asked = [IGNORE if bug is None else bug] * len(prompt)
     row.add(prompt, asked, 0, owner=owner, branch=0, credit=gold)
     for offset, part in enumerate(example.branches, start=1):
         row.add(part.inputs, part.targets, len(prompt), owner=owner, branch=branch + offset)

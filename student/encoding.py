@@ -7,7 +7,7 @@ prompt, and the task word belongs to the branch, after the text, so that both br
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -98,6 +98,8 @@ class Encoder:
         gold = self.task.label_set.index(pair.label)
         soft = self._soft(pair) if all_labels else None
         branches = [b for b in self._labels if b.label == gold or soft is not None]
+        if prompt_target is not None:
+            branches = [_asking(b, prompt_target) for b in branches]
         wanted = pair.rationale if rationale and pair.rationale else None
         if wanted is not None and self.config.architecture != "classifier":
             branches.append(self._rationale_branch(wanted))
@@ -114,6 +116,20 @@ class Encoder:
     def encode_text(self, text: str) -> EncodedExample:
         """A text with one branch per label, to be scored."""
         return EncodedExample(self._contexts(text, False), tuple(self._labels), gold=0)
+
+    def text_contexts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """What is read of each text to score its labels, as in `encode_text`, tokenised at once."""
+        prompt = self.prompt
+        word = prompt.predict if self._two_contexts else ""
+        after = prompt.after or ("\n" if self.causal else "")
+        whole = [f"{word}{prompt.before}{text}{after}" for text in texts]
+        rows: list[list[int]] = self.tokenizer(whole, return_attention_mask=False)["input_ids"]
+        return [
+            tuple(self._without_end(row) if self.causal else row)
+            if len(row) <= self.config.max_input_tokens
+            else self._contexts(text, False)[0]
+            for text, row in zip(texts, rows, strict=True)
+        ]
 
     def explain_inputs(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(context, first branch tokens) from which a rationale is generated."""
@@ -176,6 +192,12 @@ class Encoder:
         values = [max(0.0, pair.probabilities.get(name, 0.0)) for name in self.task.label_names]
         total = sum(values)
         return tuple(v / total for v in values) if total > 0 else None
+
+
+def _asking(branch: Branch, prompt_target: int) -> Branch:
+    """The branch with its task word asked for `prompt_target`, as in FinGPT's published code."""
+    targets = tuple(prompt_target if t == IGNORE else t for t in branch.targets)
+    return replace(branch, targets=targets)
 
 
 def encode_pairs(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -126,7 +127,7 @@ def load_weights(
             model, fresh, missing = warm_start(source, options, changes)
         else:
             model, fresh, missing = _from_pretrained(config, shape, source, options, changes)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student.model: '{source}' could not be loaded as {config.architecture} "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}); "

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from common.config.student import StudentConfig
 from common.errors import StudentError
@@ -37,7 +38,7 @@ def _whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
             attn_implementation=config.attention
             or ("sdpa" if plan.device.type == "cuda" else "eager"),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student folder '{folder}' cannot be loaded ({type(error).__name__}); expected the "
             "unchanged model/ folder of a finished training: train the student again."
@@ -52,7 +53,7 @@ def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:
     try:
         with outdated_calls_forgiven():
             return PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student folder '{folder}' holds no adapter that fits '{base}' "
             f"({type(error).__name__}); expected the unchanged model/ folder and its base."
