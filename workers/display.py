@@ -93,7 +93,7 @@ class _PlainLines:
 
 def note(stage: StageRecord) -> str:
     """The figures beside a stage's bar."""
-    parts = [f"{key} {_figure(value)}" for key, value in stage.info.items()]
+    parts = [f"{key} {_figure(v)}" for key, v in stage.info.items() if key != "eta_seconds"]
     if stage.state is State.DONE and stage.started_at and stage.finished_at:
         parts.append(f"{stage.finished_at - stage.started_at:.0f} s")
     elif eta := _seconds_left(stage):
@@ -104,6 +104,8 @@ def note(stage: StageRecord) -> str:
 def _seconds_left(stage: StageRecord) -> float | None:
     if stage.state is not State.RUNNING or not stage.started_at or not 0 < stage.done < stage.total:
         return None
+    if "eta_seconds" in stage.info:  # a resumed training knows better than its done / total
+        return float(stage.info["eta_seconds"])
     passed = time.time() - stage.started_at
     return passed * (stage.total - stage.done) / stage.done
 

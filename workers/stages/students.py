@@ -25,7 +25,7 @@ def train_system(context: StageContext, name: str) -> None:
     student, training = context.config.trained_systems[name]
 
     def progress(now: TrainingProgress) -> None:
-        shown = {"loss": now.loss} if now.loss is not None else {}
+        shown = {"loss": now.loss, "eta_seconds": now.eta_seconds}
         context.report(now.step, now.total_steps, "steps", shown)
 
     summary = train_student(
