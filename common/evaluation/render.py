@@ -1,5 +1,6 @@
 """A comparison as Markdown, as rows for the terminal, and (common/evaluation/page.py) as HTML."""
 
+from common.evaluation import formats
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.page import render_html
 from common.evaluation.table import table_of
@@ -23,8 +24,11 @@ def render_markdown(comparison: Comparison) -> str:
         f"{_level(comparison)} (BCa bootstrap). {_plain(comparison.headline)}",
         _table(*terminal_rows(comparison)),
         "\n".join(f"- {_plain(verdict)}" for verdict in comparison.verdicts),
+        _groups(comparison),
+        _curve(comparison),
         _pairs(comparison),
         _subsets(comparison),
+        _rationales(comparison),
         _published(comparison),
         _made(comparison),
     ]
@@ -70,6 +74,57 @@ def _pair_row(pair: PairComparison) -> list[str]:
         p_value(bonferroni) if bonferroni is not None else "",
         f"{pair.probability_first_better:.3f}",
     ]
+
+
+def _groups(comparison: Comparison) -> str:
+    if not comparison.groups:
+        return ""
+    headers = ["Recipe", "Seeds", "Accuracy", "Macro F1", "SD of accuracy over seeds"]
+    rows = [
+        [
+            group.name,
+            str(len(group.systems)),
+            formats.metric(group.metrics["accuracy"]),
+            formats.metric(group.metrics["macro_f1"]),
+            f"{group.spread['accuracy']:.3f}" if len(group.systems) > 1 else formats.NOTHING,
+        ]
+        for group in comparison.groups
+    ]
+    return f"## Over seeds\n\n{_table(headers, rows)}"
+
+
+def _curve(comparison: Comparison) -> str:
+    curve = comparison.curve
+    if curve is None:
+        return ""
+    headers = ["Recipe", "Share", "Texts", "Seeds", "Accuracy", "Macro F1"]
+    rows = [
+        [
+            point.recipe,
+            f"{point.fraction:.0%}",
+            f"{point.training_examples:,}",
+            str(len(point.seeds)),
+            formats.metric(point.metrics["accuracy"]),
+            formats.metric(point.metrics["macro_f1"]),
+        ]
+        for point in curve.points
+    ]
+    said = "\n".join(f"- {_plain(pair.verdict)}" for pair in curve.against_baseline)
+    return f"## Data efficiency\n\n{_table(headers, rows)}\n\n{said}".rstrip()
+
+
+def _rationales(comparison: Comparison) -> str:
+    having = [r for r in comparison.systems if r.rationales]
+    names = list(dict.fromkeys(name for r in having for name in r.rationales))
+    if not names:
+        return ""
+    rows = [[display_name(r.system), *(_score(r, name) for name in names)] for r in having]
+    return f"## Rationales\n\n{_table(['Mean (n texts)', *names], rows)}"
+
+
+def _score(report: EvaluationReport, name: str) -> str:
+    score = report.rationales.get(name)
+    return f"{score.mean.value:.3f} (n = {score.n})" if score else formats.NOTHING
 
 
 def _subsets(comparison: Comparison) -> str:

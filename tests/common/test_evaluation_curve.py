@@ -5,10 +5,13 @@ import pytest
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
-from common.evaluation.comparison import Comparison
+from common.evaluation.compare import compare_systems
+from common.evaluation.comparison import Comparison, Judged, ReportContext
 from common.evaluation.curve import CurveRun, curve_of
+from common.evaluation.evaluate import evaluate_system
 from common.evaluation.figures import curve_figures
-from common.records import Example, Prediction
+from common.evaluation.render import render_html, render_markdown
+from common.records import Example, Prediction, SystemCard
 from common.task import load_task
 
 TASK = load_task("sentiment")
@@ -81,8 +84,17 @@ def test_nothing_to_draw_is_said() -> None:
         curve_of([], GOLD, TASK, QUICK)
 
 
-def test_a_curve_is_part_of_the_reports_schema() -> None:
-    curve = curve_of(runs(), GOLD, TASK, QUICK)
+def test_a_curve_stands_on_the_page_and_in_every_format() -> None:
+    card = SystemCard(name="s", role="student", title="S")
+    report = evaluate_system(card, GOLD, said(0.9, 1), TASK, QUICK, "toy", "d" * 64)
+    bare = compare_systems(
+        [Judged(report, said(0.9, 1))], GOLD, TASK, QUICK, context=ReportContext()
+    )
+    curve = curve_of(runs(), GOLD, TASK, QUICK, ("LoRA", said(0.7, 9)))
 
-    assert "curve" in Comparison.model_fields
-    assert curve.model_validate_json(curve.model_dump_json()) == curve
+    whole = bare.model_copy(update={"curve": curve})
+
+    assert "Data efficiency" in render_html(whole)
+    assert curve.against_baseline[0].verdict in render_html(whole)
+    assert "## Data efficiency" in render_markdown(whole)
+    assert Comparison.model_validate_json(whole.model_dump_json()) == whole

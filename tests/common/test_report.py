@@ -294,6 +294,7 @@ def test_seeds_of_one_recipe_are_compared_as_a_group() -> None:
     assert found.verdicts[0].startswith("step by step is ahead of label only by")
     assert "over seeds (3 and 3) and texts" in found.verdicts[0]
     assert "Over seeds" in Page(render_html(found)).text
+    assert "## Over seeds" in render_markdown(found)
 
 
 def test_published_figures_stand_only_beside_their_own_texts() -> None:
