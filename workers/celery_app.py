@@ -8,11 +8,17 @@ the lease in Redis tells a lost task from a long one (workers/leases.py).
 
 from celery import Celery
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from workers.graph import QUEUES
 from workers.services import apply_thread_environment, settings_from_environment
 
+VETTED_TRANSPORT = "workers.vetting:Transport"
+
 settings = settings_from_environment()
+
+# By the URL's scheme, because `redis+socket://` pays no attention to `broker_transport`.
+TRANSPORT_ALIASES.update(redis=VETTED_TRANSPORT, rediss=VETTED_TRANSPORT)
 
 app = Celery("finstill", broker=settings.broker_url, include=["workers.tasks"])
 app.conf.update(

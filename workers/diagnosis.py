@@ -32,7 +32,7 @@ class Finding:
 def diagnose(settings: Settings) -> list[Finding]:
     """Everything `finstill doctor` prints, in order."""
     return [
-        *_versions(),
+        *diagnose_versions(),
         *_redis(settings),
         _key("ANTHROPIC_API_KEY", settings.anthropic_api_key, "asking Claude (live and batch)"),
         _key("VLLM_BASE_URL", settings.vllm_base_url, "asking Llama 3 through `vllm serve`"),
@@ -41,7 +41,8 @@ def diagnose(settings: Settings) -> list[Finding]:
     ]
 
 
-def _versions() -> Iterator[Finding]:
+def diagnose_versions() -> Iterator[Finding]:
+    """The versions of finstill and of what it stands on."""
     yield Finding("finstill", "ok", f"{__version__}, Python {platform.python_version()}")
     for package in ("torch", "transformers", "celery", "anthropic", "bitsandbytes"):
         try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 logger = get_task_logger(__name__)
 
+VETTED = "workers.vetting:strategy"
 STANDBY_SECONDS = 2.0
 
 
@@ -40,13 +41,13 @@ def send(
     task.apply_async((run_id, what), queue=stage.queue, countdown=countdown, **options)
 
 
-@app.task(name="finstill.run_stage", bind=True)
+@app.task(name="finstill.run_stage", bind=True, Strategy=VETTED)
 def run_stage(self: "Task[Any, Any]", run_id: str, stage: str) -> None:
     """Do one stage of a run."""
     _deliver(self, run_id, stage, None)
 
 
-@app.task(name="finstill.label_chunk", bind=True)
+@app.task(name="finstill.label_chunk", bind=True, Strategy=VETTED)
 def label_chunk(self: "Task[Any, Any]", run_id: str, chunk: int) -> None:
     """Ask the teachers about one chunk of a run's rows."""
     _deliver(self, run_id, "label", chunk)

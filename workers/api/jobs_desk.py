@@ -97,7 +97,8 @@ def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str)
                     409, f"job {run.run_id} runs until '{running[0].kind}'; cancel it first."
                 )
             return False
-        submit(services.desk, run, config, until)
+        with services.desk() as desk:
+            submit(desk, run, config, until)
     return not services.jobs.many([run.run_id])[0].ended
 
 

@@ -1,9 +1,10 @@
 """What every route works with, made once when the application is made."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +101,15 @@ class Services:
         """Browser sessions."""
         return Sessions(self.async_redis, self.options.secure_cookies)
 
-    @cached_property
-    def desk(self) -> "Desk":
-        """The way to the queue."""
+    @contextmanager
+    def desk(self) -> "Iterator[Desk]":
+        """A way to the queue for one thread: kombu's connections are not to be shared."""
         from workers.celery_app import app
         from workers.execution import Desk
         from workers.tasks import send
 
-        app.conf.update(broker_url=self.settings.broker_url)
-        return Desk(settings=self.settings, redis=self.redis, send=send)
+        with app.connection_for_write(self.settings.broker_url) as connection:
+            yield Desk(self.settings, self.redis, partial(send, connection=connection))
 
     def scrub(self, text: str) -> str:
         """A text without secrets and without the server's folders."""
