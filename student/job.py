@@ -11,6 +11,7 @@ import torch
 from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
 from common.task import TaskDefinition
+from student.calibration import Calibration, write_calibration
 from student.checkpoint import MANIFEST, Manifest, publish
 from student.defaults import Hyperparameters
 from student.memory import parameter_counts, peak_memory_bytes
@@ -61,7 +62,9 @@ def summarise(
     )
 
 
-def write_model(job: Training, loaded: LoadedStudent, summary: TrainingSummary) -> None:
+def write_model(
+    job: Training, loaded: LoadedStudent, summary: TrainingSummary, calibration: Calibration
+) -> None:
     staging, final = job.folder / ".model.writing", job.folder / "model"
     shutil.rmtree(staging, ignore_errors=True)
     model: Any = loaded.module.model
@@ -84,5 +87,6 @@ def write_model(job: Training, loaded: LoadedStudent, summary: TrainingSummary) 
     )  # fmt: skip
     text = json.dumps(manifest.model_dump(mode="json"), indent=1)
     (staging / MANIFEST).write_text(text, encoding="utf-8")
+    write_calibration(staging, calibration)
     publish(staging, final)
     shutil.rmtree(job.checkpoints, ignore_errors=True)

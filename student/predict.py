@@ -1,24 +1,27 @@
-"""A finished student's answers: labels by scoring every label string, rationales by generation."""
+"""
+A finished student's answers: labels by scoring every label string, rationales by generation.
+
+Works on the model/ folder of a training and on every folder `finstill export` writes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from common.task import TaskDefinition
+from student.calibration import calibrated, read_calibration
 from student.checkpoint import Manifest, read_manifest
-from student.encoding import Encoder
-from student.models.load import LoadedStudent
-from student.models.reload import reload_student
-from student.validation import label_scores
+from student.runtime import Precision, Runtime, open_runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """
-    What a student says of one text. `probabilities`: over the task's labels, in their order;
-    `raw`: generated text, where anything was generated.
+    What a student says of one text. `probabilities`: calibrated, over the task's labels in their
+    order; `rationale`: why, where it was asked for and the student has learnt to say it; `raw`:
+    the generated text, where anything was generated.
     """
 
     label: str
@@ -28,74 +31,71 @@ class Scored:
 
 
 class Predictor:
-    """A loaded student. `load` reads the model/ folder of a training."""
+    """A loaded student. Not for use from several threads at once."""
 
-    def __init__(self, manifest: Manifest, loaded: LoadedStudent, device: torch.device):
-        self.manifest, self._loaded, self._device = manifest, loaded, device
-        self._encoder = Encoder(manifest.student, manifest.task, loaded.tokenizer, loaded.tokens)
-        loaded.module.eval()
+    def __init__(self, manifest: Manifest, runtime: Runtime, temperature: float = 1.0):
+        self.manifest, self._runtime, self._temperature = manifest, runtime, temperature
 
     @classmethod
-    def load(cls, folder: Path) -> "Predictor":
-        """Read a finished student. Raises StudentError where `folder` is none."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def load(
+        cls,
+        folder: Path,
+        *,
+        precision: Precision = "float32",
+        threads: int | None = None,
+    ) -> "Predictor":
+        """
+        Read a finished student or an export of one.
+
+        `precision` bf16 computes in bfloat16 throughout: faster where the processor knows it
+        (AVX512-BF16, AMX, a GPU), the same label but for near ties. Exports have their own.
+        `threads` sets how many threads torch (or the export's runtime) computes with.
+        Raises StudentError where `folder` holds no student, MissingDependency for an export whose
+        runtime is not installed.
+        """
         manifest = read_manifest(folder)
-        return cls(manifest, reload_student(folder, manifest, device), device)
+        runtime = open_runtime(folder, manifest, precision, threads)
+        return cls(manifest, runtime, read_calibration(folder).temperature)
 
     @property
     def task(self) -> TaskDefinition:
         """The task the student was trained for."""
         return self.manifest.task
 
+    @property
+    def explains(self) -> bool:
+        """Whether it can write rationales: it has learnt them, and this form of it generates."""
+        training = self.manifest.training
+        learnt = training.rationale_weight > 0 and training.labels == "teacher"
+        return learnt and self._runtime.generates
+
+    def scores(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
+        """(texts, labels): log-probabilities as the student gives them, not calibrated."""
+        contexts = self._runtime.encoder.text_contexts(texts)
+        return self._runtime.scores(contexts, batch_size)
+
+    def rationales(self, texts: Sequence[str], batch_size: int = 32) -> list[str | None]:
+        """Rationales in the order of `texts`; None from a student that has learnt none."""
+        if not self.explains or not texts:
+            return [None] * len(texts)
+        openings = [self._runtime.encoder.explain_inputs(text) for text in texts]
+        return list(self._runtime.explain(openings, batch_size))
+
     def predict(
         self, texts: Sequence[str], *, rationales: bool = False, batch_size: int = 32
     ) -> list[Scored]:
-        """Answers in the order of `texts`."""
+        """Answers in the order of `texts`; each rationale explains the label it stands beside."""
         if not texts:
             return []
-        examples = [self._encoder.encode_text(text) for text in texts]
-        scores = label_scores(self._loaded.module, examples, self._device, batch_size)
-        reasons = self._explain(texts, batch_size) if rationales else [None] * len(texts)
+        chances = calibrated(self.scores(texts, batch_size), self._temperature).exp().tolist()
+        reasons = self.rationales(texts, batch_size) if rationales else [None] * len(texts)
         names = self.task.label_names
         return [
             Scored(
-                label=names[int(row.argmax())],
-                probabilities=dict(zip(names, torch.softmax(row, -1).tolist(), strict=True)),
+                label=names[row.index(max(row))],
+                probabilities=dict(zip(names, row, strict=True)),
                 rationale=reason,
                 raw=reason,
             )
-            for row, reason in zip(scores, reasons, strict=True)
+            for row, reason in zip(chances, reasons, strict=True)
         ]
-
-    @torch.no_grad()
-    def _explain(self, texts: Sequence[str], batch_size: int) -> list[str | None]:
-        if self.manifest.student.architecture == "classifier":
-            return [None] * len(texts)
-        found: list[str | None] = []
-        for begin in range(0, len(texts), batch_size):
-            found += self._explain_batch(texts[begin : begin + batch_size])
-        return found
-
-    def _explain_batch(self, texts: Sequence[str]) -> list[str]:
-        inputs = [self._encoder.explain_inputs(text) for text in texts]
-        causal = self.manifest.student.architecture == "causal"
-        rows = [[*context, *(opening if causal else ())] for context, opening in inputs]
-        width = max(map(len, rows))
-        pad = self._loaded.tokens.pad
-        # Left padding, so that every row goes on at the same place; encoders do not mind.
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        options = {} if causal else {"decoder_start_token_id": inputs[0][1][0]}
-        made = self._loaded.core.generate(
-            input_ids=ids.to(self._device),
-            attention_mask=mask.to(self._device),
-            max_new_tokens=self.manifest.student.max_rationale_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=pad,
-            eos_token_id=self._loaded.tokens.end,
-            **options,
-        )
-        fresh = made[:, width:] if causal else made[:, 1:]
-        decoded = self._loaded.tokenizer.batch_decode(fresh, skip_special_tokens=True)
-        return [text.strip() for text in decoded]

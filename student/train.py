@@ -23,9 +23,11 @@ from student.checkpoint import (
     load_trained,
     newest_checkpoint,
     read_manifest,
+    step_of,
     versions,
 )
 from student.defaults import hyperparameters
+from student.devices import inside_launch, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.job import Training, summarise, write_model
 from student.ledger import Ledger
@@ -35,7 +37,7 @@ from student.progress import TrainingHooks, TrainingSummary
 from student.quiet import quiet_libraries
 from student.steps import Objective
 from student.trainer import StepByStepTrainer
-from student.validation import validation_metrics
+from student.validation import validation_calibration, validation_metrics
 from student.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -63,15 +65,28 @@ def train_student(
     quiet_libraries()
     if threads:
         torch.set_num_threads(threads)
-    job = _plan(student, training, task, train, validation, folder, hooks or TrainingHooks())
+    hooks = hooks or TrainingHooks()
+    job = _plan(student, training, task, train, validation, folder, hooks)
     finished = _finished(job)
     if finished:
         return finished
+    if training.devices > 1 and not inside_launch():
+        return train_on_devices(
+            student=student, training=training, task=task, train=train, validation=validation,
+            folder=folder, hooks=hooks, threads=threads,
+        )  # fmt: skip
     set_seed(job.training.seed or 0)
     loaded, device = _load(job, [*train, *validation])
     encoder = Encoder(student, task, loaded.tokenizer, loaded.tokens)
     trainer = _trainer(job, loaded, encoder, train, validation)
-    return _run(job, loaded, trainer, device)
+    summary = _run(job, loaded, trainer, device)
+    if trainer.args.should_save:
+        loaded.module.eval()
+        calibration = validation_calibration(
+            loaded.module, encoder, validation, device, training.precision
+        )
+        write_model(job, loaded, summary, calibration)
+    return summary
 
 
 def _plan(
@@ -157,7 +172,7 @@ def _trainer(
         Ledger(micro_batch_size=job.parameters.micro_batch_size),
         length_pool=job.training.length_pool,
         manifest=job.manifest.model_dump_json(),
-        evaluate=_evaluation(encoder, validation, arguments.device) if validation else None,
+        evaluate=_evaluation(job, encoder, validation, arguments.device) if validation else None,
         fresh=loaded.fresh,
         fresh_factor=job.parameters.fresh_learning_rate_factor,
         min_improvement=job.training.min_improvement,
@@ -168,9 +183,10 @@ def _trainer(
 
 
 def _evaluation(
-    encoder: Encoder, validation: Sequence[TrainingPair], device: torch.device
+    job: Training, encoder: Encoder, validation: Sequence[TrainingPair], device: torch.device
 ) -> Callable[[torch.nn.Module], dict[str, float]]:
-    return lambda module: validation_metrics(module, encoder, validation, device)
+    precision = job.training.precision
+    return lambda module: validation_metrics(module, encoder, validation, device, precision)
 
 
 def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> list[EncodedExample]:
@@ -228,7 +244,12 @@ def _run(
     if resume:
         trainer.ledger = Ledger.load(resume)
         logger.info("resuming %s from %s", job.folder.name, resume.name)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume and (trainer.ledger.stopped_early or step_of(resume) >= trainer.args.max_steps):
+        # Nothing is left but to write the model: one more step would make it another one.
+        load_trained(loaded.module, resume)
+        trainer.state.global_step = step_of(resume)
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
     if watch.cancelled:
         raise JobCancelled(
@@ -242,6 +263,4 @@ def _run(
     logger.info(
         "trained %s: %d steps in %.0f s", job.folder.name, summary.steps, time.monotonic() - started
     )
-    if trainer.args.should_save:
-        write_model(job, loaded, summary)
     return summary

@@ -6,34 +6,53 @@ from typing import Any
 import torch
 
 from common.records import TrainingPair
-from student.encoding import EncodedExample, Encoder
-
-
-@torch.no_grad()
-def label_scores(
-    module: Any, examples: Sequence[EncodedExample], device: torch.device, batch_size: int = 32
-) -> torch.Tensor:
-    """(examples, labels): log-probability of every label string, in the order given."""
-    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
-    rows: dict[int, torch.Tensor] = {}
-    for begin in range(0, len(order), batch_size):
-        part = order[begin : begin + batch_size]
-        batch = module.collate([examples[i] for i in part])
-        scores = module(**{name: tensor.to(device) for name, tensor in batch.items()})
-        rows.update(zip(part, scores.labels.float().cpu(), strict=True))
-    return torch.stack([rows[i] for i in range(len(examples))])
+from student.calibration import UNCALIBRATED, Calibration, fit_temperature
+from student.encoding import Encoder
+from student.scoring import TorchScorer
 
 
 def validation_metrics(
-    module: Any, encoder: Encoder, pairs: Sequence[TrainingPair], device: torch.device
+    module: Any,
+    encoder: Encoder,
+    pairs: Sequence[TrainingPair],
+    device: torch.device,
+    precision: str = "float32",
 ) -> dict[str, float]:
     """
     accuracy: share of pairs whose best-scored label is theirs; label_loss: mean cross-entropy of
-    the distribution over label strings, in nats per example.
+    the distribution over the labels (student/trie.py), in nats per example. `precision`: that of
+    the training.
     """
-    examples = [encoder.encode_text(pair.text) for pair in pairs]
-    scores = torch.log_softmax(label_scores(module, examples, device), dim=-1)
-    gold = torch.tensor([encoder.task.label_set.index(pair.label) for pair in pairs])
+    scores, gold = _scored(module, encoder, pairs, device, precision)
     right = (scores.argmax(-1) == gold).float().mean()
     loss = -scores.gather(1, gold[:, None]).mean()
     return {"accuracy": float(right), "label_loss": float(loss)}
+
+
+def validation_calibration(
+    module: Any,
+    encoder: Encoder,
+    pairs: Sequence[TrainingPair],
+    device: torch.device,
+    precision: str = "float32",
+) -> Calibration:
+    """The temperature that makes the student's probabilities fit the validation pairs."""
+    if not pairs:
+        return UNCALIBRATED
+    scores, gold = _scored(module, encoder, pairs, device, precision)
+    return fit_temperature(scores, gold.tolist())
+
+
+def _scored(
+    module: Any,
+    encoder: Encoder,
+    pairs: Sequence[TrainingPair],
+    device: torch.device,
+    precision: str = "float32",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (pairs, labels) and the index of each pair's label."""
+    scorer = TorchScorer(module, encoder.encode_text(""), device)
+    contexts = encoder.text_contexts([pair.text for pair in pairs])
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        scores = scorer.scores(contexts, batch_size=32)
+    return scores, torch.tensor([encoder.task.label_set.index(pair.label) for pair in pairs])

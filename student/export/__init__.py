@@ -1,0 +1,1 @@
+"""A finished student in other forms (plain weights, CTranslate2, ONNX), each checked."""

@@ -1,0 +1,107 @@
+"""Rationales: generated greedily, batch by batch, and only as long as they say something new."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from student.models.load import LoadedStudent
+
+LONGEST_PHRASE = 16
+
+# (tokens the model reads first, tokens its answer starts with); see Encoder.explain_inputs.
+Opening = tuple[Sequence[int], Sequence[int]]
+
+
+def repeats_needed(phrase: int) -> int:
+    """How often a phrase of so many tokens stands in a row before it counts as a loop."""
+    return 4 if phrase <= 2 else 3
+
+
+def looping_phrase(tokens: Sequence[int]) -> int:
+    """Length of the phrase that `tokens` ends with over and over; 0 where it does not."""
+    for size in range(1, LONGEST_PHRASE + 1):
+        count = repeats_needed(size)
+        tail = tuple(tokens[-size * count :])
+        if len(tail) == size * count and tail == tail[:size] * count:
+            return size
+    return 0
+
+
+def without_loop(tokens: Sequence[int], end: int) -> list[int]:
+    """
+    The tokens up to the end token; once a phrase begins to loop, its repetitions are dropped.
+
+    Small greedy decoders get caught in "and the and the and the"; sampling or a ban on repeated
+    n-grams would also change rationales that are sound.
+    """
+    kept: list[int] = []
+    for token in tokens:
+        if token == end:
+            break
+        kept.append(token)
+        size = looping_phrase(kept)
+        if size:
+            return kept[: len(kept) - size * (repeats_needed(size) - 1)]
+    return kept
+
+
+class LoopStop(StoppingCriteria):
+    """Ends the rows that loop, so that a batch does not wait for them."""
+
+    def __init__(self, prompt_tokens: int):
+        self._begin = prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
+        """(rows,) bool: which rows are done."""
+        rows = input_ids[:, self._begin :].tolist()
+        done = [looping_phrase(row) > 0 for row in rows]
+        return torch.tensor(done, device=input_ids.device)
+
+
+class Explainer:
+    """Generates the rationales of a LoadedStudent: greedy, with a token limit."""
+
+    def __init__(self, loaded: LoadedStudent, device: torch.device, most_tokens: int):
+        self._loaded, self._device, self._most = loaded, device, most_tokens
+
+    @torch.inference_mode()
+    def explain(self, openings: Sequence[Opening], batch_size: int) -> list[str]:
+        """Rationales in the order given; batches hold texts of like length."""
+        order = sorted(range(len(openings)), key=lambda i: -len(openings[i][0]))
+        found: dict[int, str] = {}
+        for begin in range(0, len(order), batch_size):
+            part = order[begin : begin + batch_size]
+            found.update(zip(part, self._batch([openings[i] for i in part]), strict=True))
+        return [found[i] for i in range(len(openings))]
+
+    def _batch(self, openings: Sequence[Opening]) -> list[str]:
+        core, tokens = self._loaded.core, self._loaded.tokens
+        causal = not core.config.is_encoder_decoder
+        rows = [[*context, *(opening if causal else ())] for context, opening in openings]
+        width = max(map(len, rows))
+        # Left padding, so that every row goes on at the same place; encoders do not mind.
+        ids = torch.tensor([[tokens.pad] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        begin = width if causal else 1
+        options = {} if causal else {"decoder_start_token_id": openings[0][1][0]}
+        made = core.generate(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            max_new_tokens=self._most,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokens.pad,
+            eos_token_id=tokens.end,
+            stopping_criteria=StoppingCriteriaList([LoopStop(begin)]),
+            **options,
+        )
+        return readable(self._loaded.tokenizer, made[:, begin:].tolist(), tokens.end)
+
+
+def readable(tokenizer: Any, rows: Sequence[Sequence[int]], end: int) -> list[str]:
+    """Generated tokens as text, without special tokens and loops."""
+    kept = [without_loop(row, end) for row in rows]
+    return [text.strip() for text in tokenizer.batch_decode(kept, skip_special_tokens=True)]
