@@ -45,6 +45,15 @@ def batch_totals(examples: Examples) -> Totals:
     return Totals(sum(e.weight * label_tokens(e) for e in examples), rationale)
 
 
+def step_report(terms: Terms, totals: Totals, objective: Objective) -> StepReport:
+    """The loss and both terms as numbers."""
+    return StepReport(
+        loss=float(terms.loss(totals, objective.rationale_weight)),
+        label_loss=float(terms.label) / totals.label if totals.label else 0.0,
+        rationale_loss=float(terms.rationale) / totals.rationale if totals.rationale else None,
+    )
+
+
 def micro_batch_terms(
     module: Any, examples: Examples, objective: Objective, device: torch.device
 ) -> Terms:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -32,6 +33,7 @@ from student.steps import (
     micro_batch_terms,
     random_state,
     restore_random_state,
+    step_report,
 )
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
@@ -111,12 +113,12 @@ class StepByStepTrainer(Trainer):
                 self._halve(error, len(examples))
                 model.zero_grad()
                 restore_random_state(before)
-        loss = terms.loss(totals, self.objective.rationale_weight)
-        self._take_report(loss, terms, totals, examples, time.monotonic() - started)
-        return loss
+        self._take_report(terms, totals, examples, time.monotonic() - started)
+        return terms.loss(totals, self.objective.rationale_weight).to(self.args.device)
 
     def _accumulate(self, model: nn.Module, examples: Examples) -> tuple[Terms, Totals]:
-        totals = self._summed_over_devices(batch_totals(examples))
+        mine = batch_totals(examples)
+        totals = Totals(*self._joint(mine.label, mine.rationale))
         parts = micro_batches(examples, self.ledger.micro_batch_size)
         sums: list[Terms] = []
         for number, part in enumerate(parts, start=1):
@@ -128,27 +130,33 @@ class StepByStepTrainer(Trainer):
                 # DDP averages gradients over devices; the denominators are already joint.
                 self.accelerator.backward(loss * self.args.world_size)
             sums.append(Terms(terms.label.detach(), terms.rationale.detach()))
-        whole = Terms(
-            torch.stack([t.label for t in sums]).sum(),
-            torch.stack([t.rationale for t in sums]).sum(),
+        label, rationale = self._joint(
+            float(sum(t.label for t in sums)), float(sum(t.rationale for t in sums))
         )
-        return whole, totals
+        return Terms(torch.tensor(label), torch.tensor(rationale)), totals
 
-    def _summed_over_devices(self, totals: Totals) -> Totals:
+    def _joint(self, *mine: float) -> list[float]:
+        """Sums over all devices."""
         if self.args.world_size == 1:
-            return totals
-        both = torch.tensor(
-            [totals.label, totals.rationale], dtype=torch.float64, device=self.args.device
-        )
-        label, rationale = self.accelerator.reduce(both, reduction="sum").tolist()
-        return Totals(label, rationale)
+            return list(mine)
+        figures = torch.tensor(mine, dtype=torch.float64, device=self.args.device)
+        joint: list[float] = self.accelerator.reduce(figures, reduction="sum").tolist()
+        return joint
+
+    def agreed(self, mine: bool) -> bool:
+        """The first process's answer, on all: they must stop at the same step or wait forever."""
+        if self.args.world_size == 1:
+            return mine
+        answer = torch.tensor([float(mine)], device=self.args.device)
+        return bool(broadcast(answer, from_process=0).item())
 
     def _halve(self, error: BaseException, size: int) -> None:
         current = min(self.ledger.micro_batch_size, size)
-        if current <= 1:
+        if current <= 1 or self.args.world_size > 1:
             raise StudentError(
-                "training: out of memory with a single example at a time; use a smaller model, "
-                "shorter student.max_input_tokens, gradient_checkpointing or quantization: nf4."
+                f"training: out of memory with {current} examples at a time; lower "
+                "training.micro_batch_size, or use a smaller model, shorter "
+                "student.max_input_tokens, gradient_checkpointing or quantization: nf4."
             ) from error
         self.ledger.micro_batch_size = current // 2
         note = (
@@ -160,31 +168,25 @@ class StepByStepTrainer(Trainer):
             torch.cuda.empty_cache()
 
     def _take_report(
-        self, loss: Tensor, terms: Terms, totals: Totals, examples: Examples, seconds: float
+        self, terms: Terms, totals: Totals, examples: Examples, seconds: float
     ) -> None:
-        value = float(loss)
-        last_good = f"the last good checkpoint is in '{self.root}'"
-        if not math.isfinite(value):
+        self.report = step_report(terms, totals, self.objective)
+        count, tokens = self._joint(len(examples), sum(e.length for e in examples))
+        self.report.tokens, self.report.seconds = int(tokens), seconds
+        self.ledger.examples_seen += int(count)
+        self.ledger.tokens_seen += int(tokens)
+        loss, cure = self.report.loss, f"lower training.learning_rate; {self._last_good()}"
+        at = f"at step {self.state.global_step + 1}"
+        if not math.isfinite(loss):
+            raise StudentError(f"training: the loss became {loss} {at}, expected a number: {cure}.")
+        if self.ledger.explodes(loss):
             raise StudentError(
-                f"training: the loss became {value} at step {self.state.global_step + 1}; expected "
-                f"a finite one: lower training.learning_rate; {last_good}."
+                f"training: the loss exploded to {loss:.3g} {at}, expected it to stay near its "
+                f"running mean of {self.ledger.smallest_loss:.3g}: {cure}."
             )
-        if self.ledger.explodes(value):
-            raise StudentError(
-                f"training: the loss exploded to {value:.3g} by step {self.state.global_step + 1} "
-                f"(its running mean had been {self.ledger.smallest_loss:.3g}): lower "
-                f"training.learning_rate; {last_good}."
-            )
-        tokens = sum(e.length for e in examples)
-        self.ledger.examples_seen += len(examples)
-        self.ledger.tokens_seen += tokens
-        self.report = StepReport(
-            loss=value,
-            label_loss=float(terms.label) / totals.label if totals.label else 0.0,
-            rationale_loss=float(terms.rationale) / totals.rationale if totals.rationale else None,
-            tokens=tokens,
-            seconds=seconds,
-        )
+
+    def _last_good(self) -> str:
+        return f"the last good checkpoint is in '{self.root}'"
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         every = self.args.logging_steps
@@ -195,8 +197,8 @@ class StepByStepTrainer(Trainer):
         if not math.isfinite(self.report.gradient_norm):
             raise StudentError(
                 f"training: a gradient became {self.report.gradient_norm} at step "
-                f"{self.state.global_step + 1}; expected finite ones: lower training.learning_rate;"
-                f" the last good checkpoint is in '{self.root}'."
+                f"{self.state.global_step + 1}, expected finite ones: lower "
+                f"training.learning_rate; {self._last_good()}."
             )
         return norm
 

@@ -26,7 +26,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         self.hooks.progress(self._progress(state))
-        if self.hooks.cancelled():
+        if self.trainer.agreed(self.hooks.cancelled()):
             self.cancelled = True
             control.should_save = control.should_training_stop = True
         return control

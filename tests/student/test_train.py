@@ -129,6 +129,68 @@ def test_killed_and_resumed_training_ends_bit_identical(
     assert resumed.best_validation == undisturbed.best_validation
 
 
+def test_crash_between_the_last_step_and_the_model_adds_no_step(
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs, config = make_pairs(37), tiny("causal", "gpt2")
+    odd: dict[str, Any] = {"max_steps": 5, "checkpoint_every_steps": 5, "evaluations": 0}
+    undisturbed = run(config, task, pairs, tmp_path / "a", **odd)
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("student.train.write_model", die)
+        with pytest.raises(Killed):
+            run(config, task, pairs, tmp_path / "b", **odd)
+    resumed = run(config, task, pairs, tmp_path / "b", **odd)
+
+    assert (resumed.steps, undisturbed.steps) == (5, 5)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_training_stops_early_when_validation_stays_stale(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    summary = run(
+        tiny("seq2seq", "t5"),
+        task,
+        make_pairs(21),
+        tmp_path,
+        epochs=20,
+        evaluations=20,
+        patience=2,
+        min_improvement=10.0,
+    )
+
+    assert summary.stopped_early
+    assert summary.steps == 2 * (1 + 2)  # the first evaluation is the best, two more are stale
+    assert summary.best_step is not None
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(21), tiny("seq2seq", "t5", dropout=0.0)
+    seen: list[int] = []
+    hooks = TrainingHooks(progress=lambda state: seen.append(state.step))
+    one = run(config, task, pairs, tmp_path / "a")
+
+    two = run(config, task, pairs, tmp_path / "b", hooks, devices=2)
+
+    assert seen == list(range(1, 7))
+    assert two.examples_seen == one.examples_seen
+    for first, second in zip(one.history, two.history, strict=True):
+        if "label_loss" in first:
+            assert second["label_loss"] == pytest.approx(first["label_loss"], rel=1e-3)
+            assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+
+
 def test_cancelled_training_keeps_a_checkpoint_and_goes_on_later(
     task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
 ) -> None:
@@ -253,5 +315,5 @@ def test_a_single_example_without_room_is_an_error(
 
     monkeypatch.setattr(Seq2SeqStudent, "forward", no_room)
 
-    with pytest.raises(StudentError, match="single example at a time"):
+    with pytest.raises(StudentError, match="out of memory with 1 examples at a time"):
         run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path)

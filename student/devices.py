@@ -1,0 +1,144 @@
+"""
+One training on several devices: a process per device, started and watched from the caller's.
+
+Each process runs train_student as usual under torch's launcher (what `accelerate launch` wraps;
+called directly, because accelerate starts several CPU processes only through MPI, and a test on a
+CPU must run the same code). Progress comes back through a file of JSON lines, cancelling goes out
+as a file, an error of the first process is raised here as what it was.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from common import errors
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import FinstillError, JobCancelled, StudentError
+from common.records import Record, TrainingPair
+from common.task import PROJECT_ROOT, TaskDefinition
+from student.checkpoint import MANIFEST, read_manifest
+from student.progress import TrainingHooks, TrainingProgress, TrainingSummary
+
+POLL_SECONDS = 0.2
+
+
+class Order(Record):
+    """What the processes are told."""
+
+    student: StudentConfig
+    training: TrainingConfig
+    task: TaskDefinition
+    train: list[TrainingPair]
+    validation: list[TrainingPair]
+    folder: Path
+    threads: int | None = None
+
+
+def inside_launch() -> bool:
+    """Whether this process is one of several that share a training."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def train_on_devices(
+    *,
+    student: StudentConfig,
+    training: TrainingConfig,
+    task: TaskDefinition,
+    train: Sequence[TrainingPair],
+    validation: Sequence[TrainingPair],
+    folder: Path,
+    hooks: TrainingHooks,
+    threads: int | None,
+) -> TrainingSummary:
+    """Start `training.devices` processes and wait for them. Raises what the first one raised."""
+    room = folder / "devices"
+    room.mkdir(parents=True, exist_ok=True)
+    for stale in room.iterdir():
+        stale.unlink()
+    order = Order(
+        student=student, training=training, task=task, train=list(train),
+        validation=list(validation), folder=folder, threads=threads,
+    )  # fmt: skip
+    (room / "order.json").write_text(order.model_dump_json(), encoding="utf-8")
+    with (room / "output.txt").open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            _command(training.devices, room), cwd=PROJECT_ROOT, stdout=output, stderr=output
+        )
+        try:
+            _watch(process, room, hooks)
+        finally:
+            process.terminate()
+            process.wait()
+    return _result(process.returncode, room, folder)
+
+
+def _command(devices: int, room: Path) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, f"--nproc-per-node={devices}", "-m", "student.devices", str(room)]
+
+
+def _watch(process: "subprocess.Popen[bytes]", room: Path, hooks: TrainingHooks) -> None:
+    told = 0
+    while True:
+        ended = process.poll() is not None
+        path = room / "progress.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for line in lines[told:]:
+            hooks.progress(TrainingProgress(**json.loads(line)))
+        told = len(lines)
+        if ended:
+            return
+        if hooks.cancelled():
+            (room / "cancel").touch()
+        time.sleep(POLL_SECONDS)
+
+
+def _result(code: int, room: Path, folder: Path) -> TrainingSummary:
+    failure = room / "failure.json"
+    if failure.exists():
+        kind, message = json.loads(failure.read_text(encoding="utf-8"))
+        raise getattr(errors, kind)(message)
+    if not (folder / "model" / MANIFEST).is_file():
+        last = (room / "output.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise StudentError(
+            f"training on several devices ended with code {code} and no model; its output stands "
+            f"in '{room / 'output.txt'}' and ends: {' '.join(last)}"
+        )
+    summary = read_manifest(folder / "model").summary
+    assert summary is not None
+    return summary
+
+
+def main(room: Path) -> None:
+    """One of the processes. Only the first reports."""
+    from student.train import train_student
+
+    order = Order.model_validate_json((room / "order.json").read_text(encoding="utf-8"))
+    first = os.environ.get("RANK", "0") == "0"
+
+    def progress(state: TrainingProgress) -> None:
+        if first:
+            with (room / "progress.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(state)) + "\n")
+
+    hooks = TrainingHooks(progress=progress, cancelled=(room / "cancel").exists)
+    try:
+        train_student(
+            student=order.student, training=order.training, task=order.task, train=order.train,
+            validation=order.validation, folder=order.folder, hooks=hooks, threads=order.threads,
+        )  # fmt: skip
+    except FinstillError as error:
+        if first or not isinstance(error, JobCancelled):
+            (room / "failure.json").write_text(json.dumps([type(error).__name__, str(error)]))
+        if not isinstance(error, JobCancelled):
+            raise
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
