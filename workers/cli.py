@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": "Everything up to the trained students.",
     "evaluate": "Everything up to the evaluations.",
     "compare": "Compare the systems of one or several runs.",
+    "curve": "Accuracy against training size, over seeds.",
     "predict": "Label a text with a run's student and say why.",
     "jobs": "List jobs, follow one, resume one.",
     "cancel": "Stop a job at its next safe point.",
