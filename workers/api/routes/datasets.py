@@ -4,11 +4,13 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
+from common.task import CONFIGS
 from workers.api.auth import Admin, Reader, Submitter
 from workers.api.datasets import Dataset, Format
 from workers.api.models import ConfigList, ConfigView, DatasetPage, DatasetView
-from workers.api.problems import Problem, responses
+from workers.api.problems import Problem, not_found, responses
 from workers.api.state import services_of
 from workers.api.submission import OVERRIDES, catalogue
 
@@ -94,6 +96,21 @@ async def list_configs(token: Reader) -> ConfigList:
         about = " ".join(line.lstrip("# ") for line in opening if line.startswith("#"))
         items.append(ConfigView(name=name, about=about[:500]))
     return ConfigList(items=items, overrides=OVERRIDES)
+
+
+@router.get("/v1/corrections/{task}", response_class=StreamingResponse, responses={
+    **responses(404), 200: {"description": "text, label, author and time, a row a line",
+    "content": {"application/jsonl": {"schema": {"type": "string"}}}}})  # fmt: skip
+async def export_corrections(
+    request: Request,
+    task: Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", examples=["sentiment"])],
+    token: Reader,
+) -> StreamingResponse:
+    """The labels that people set right on the Labels page, as a data set in JSONL."""
+    if task not in {path.stem for path in (CONFIGS / "tasks").glob("*.yaml")}:
+        raise not_found("task", task)
+    rows = services_of(request).corrections.export(task)
+    return StreamingResponse(rows, media_type="application/jsonl")
 
 
 def _check_length(declared: str | None, most: int) -> None:
