@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged, ReportContext
 from common.evaluation.render import render_html, render_markdown
-from common.fingerprint import digest_lines
+from common.fingerprint import digest, digest_lines
 from common.records import EvaluationReport, Example, Prediction
 from common.task import PROJECT_ROOT, load_task
 from workers.graph import system_names
@@ -79,10 +79,25 @@ def _judged(run: Run, prefix: bool) -> list[Judged]:
             raise InputError(f"run {directory.run_id}: system '{name}' is not evaluated yet.")
         report = EvaluationReport.model_validate(raw)
         if prefix:
-            card = report.system.model_copy(update={"name": f"{directory.run_id}/{name}"})
-            report = report.model_copy(update={"system": card})
+            card = {"name": f"{directory.run_id}/{name}", "group": _recipe(config, name, report)}
+            report = report.model_copy(update={"system": report.system.model_copy(update=card)})
         found.append(Judged(report, list(read_records(directory.predictions(name), Prediction))))
     return found
+
+
+def _recipe(config: RunConfig, name: str, report: EvaluationReport) -> str | None:
+    """
+    What runs that differ by their seed alone have in common; None where no seed plays a part.
+
+    The digits tell recipes apart that look alike in a table: another learning rate, other teachers.
+    """
+    if name not in config.trained_systems:
+        return None
+    student, training = config.trained_systems[name]
+    made = config.model_dump(mode="json", include={"data", "teacher", "teachers", "aggregation"})
+    parts = [student, training.model_copy(update={"seed": None})]
+    key = digest([made, *(part.model_dump(mode="json") for part in parts)])
+    return f"{report.system.title} ({key[:4]})"
 
 
 def _context(runs: Sequence[Run]) -> ReportContext:
@@ -99,11 +114,16 @@ def _context(runs: Sequence[Run]) -> ReportContext:
         fingerprints={run.run_id: run.marker_digest("prepare")[:16] for run, _ in runs},
         hardware=hardware(),
         commands=[f"finstill run {config.name}.yaml"],
-        licences=list(split.get("licences", ())),
+        licences=[*([config.data.licence] if config.data.licence else []), *_terms(summary)],
         histories=_histories(runs),
         teacher=summary,
         split={k: v for k, v in split.items() if isinstance(v, str | int | float | dict)},
     )
+
+
+def _terms(summary: dict[str, Any]) -> list[str]:
+    terms = summary.get("terms") or []
+    return list(terms.values()) if isinstance(terms, dict) else [str(line) for line in terms]
 
 
 def _histories(runs: Sequence[Run]) -> dict[str, list[dict[str, float | None]]]:

@@ -102,6 +102,7 @@ class DataBase(Section):
     """
 
     name: str | None = None
+    licence: str | None = None
     label_map: Annotated[dict[str, str] | None, BeforeValidator(_codes_as_text)] = None
     validation_share: float = Field(default=0.1, ge=0, lt=1)
     train_limit: int | None = Field(default=None, gt=0)
