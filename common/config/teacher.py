@@ -89,7 +89,9 @@ class VllmTeacher(TeacherBase):
     usd_per_gpu_hour: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _options_have_an_engine(self) -> Self:
+    def _settings_have_an_effect(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples are all the same at temperature 0; set temperature, e.g. 0.7")
         if self.engine_options and self.engine != "offline":
             raise ValueError("engine_options are for engine: offline; a server has its own flags")
         return self

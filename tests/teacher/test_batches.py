@@ -508,3 +508,19 @@ def test_answers_of_finished_batches_are_read_without_a_live_request(bench: Benc
     assert "canceled" in first.detail
     assert all(isinstance(answer, TeacherAnswer) and answer.cached for answer in rest)
     assert not [seen for seen in bench.double.seen if seen.path == "/v1/messages"]
+
+
+def test_a_redis_that_is_killed_and_restarted_knows_its_batches(double: Any, server: Any) -> None:
+    with server.client() as client:
+        Bench(double, client).step()
+    server.kill()
+    server.start()
+
+    with server.client() as client:
+        bench = Bench(double, client)
+        last = bench.run()
+        answered = bench.answered()
+
+    assert (last.failed, answered) == (0, 25)
+    assert len(double.batches) == 3
+    assert set(double.paid.values()) == {1}

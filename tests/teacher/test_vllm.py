@@ -138,6 +138,11 @@ def test_samples_differ_by_seed_once_there_is_a_temperature(double: Any) -> None
     assert len({warm.question(RISE, i).key for i in range(3)}) == 3
 
 
+def test_samples_that_could_not_differ_are_a_fault() -> None:
+    with pytest.raises(ValueError, match="all the same at temperature 0"):
+        VllmTeacher(kind="vllm", model="m", samples=3)
+
+
 def test_the_key_covers_what_can_change_the_answer_and_nothing_else(double: Any) -> None:
     base = vllm(double).question(RISE, 0)
     twin = Example(id="other", text=RISE.text)
