@@ -1,7 +1,6 @@
 """Asking questions at the shared pace: the one place that retries, and what stops a job."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -159,7 +158,8 @@ class Asker:
         except BaseException:
             self._gate.failed(question)
             raise
-        started, spent = time.perf_counter(), 0.0
+        loop = asyncio.get_running_loop()
+        started, spent = loop.time(), 0.0
         try:
             async with asyncio.timeout(self._services.pace.timeout_seconds + _GRACE_SECONDS):
                 reply = await self._teacher.ask(question)
@@ -177,5 +177,5 @@ class Asker:
             self._wallet.put_back(question.most_usd, spent)
         used = reply.usage
         tokens = (used.input_tokens + used.cache_write_tokens, used.output_tokens)
-        self._gate.finished(question, time.perf_counter() - started, tokens)
+        self._gate.finished(question, loop.time() - started, tokens)
         return reply

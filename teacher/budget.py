@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import JobPaused
 from teacher.cache import ALIVE
+from teacher.loops import off_loop
 from teacher.patience import patiently
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Purse(Protocol):
     """The money of one job. `max_usd` None: no limit, but the spending is still counted."""
 
     max_usd: float | None
+    blocks: bool
 
     def reserve(self, owner: str, least: float, most: float) -> Reserved:
         """Put aside between `least` and `most` dollars, or nothing."""
@@ -61,6 +63,8 @@ class Purse(Protocol):
 
 class MemoryPurse:
     """The purse of one process; safe for use from several threads."""
+
+    blocks = False
 
     def __init__(self, max_usd: float | None = None):
         self.max_usd = max_usd
@@ -130,6 +134,8 @@ if found > 0 then redis.call('HINCRBY', KEYS[1], 'lost', -found) end
 class RedisPurse:
     """The purse of one job over all its workers; it outlives them, for the job may be resumed."""
 
+    blocks = True
+
     def __init__(self, client: "redis.Redis", job_id: str, max_usd: float | None = None):
         self.max_usd = max_usd
         self._client = client
@@ -188,10 +194,9 @@ class Wallet:
             self._open += 1
 
     async def _reserve(self, usd: float) -> Reserved:
-        loop = asyncio.get_running_loop()
-        missing = usd - self._free
+        purse, missing = self._purse, usd - self._free
         most = max(missing, _REQUESTS_AT_A_TIME * usd)
-        got = await loop.run_in_executor(None, self._purse.reserve, self._owner, missing, most)
+        got = await off_loop(purse.blocks, purse.reserve, self._owner, missing, most)
         self._free += got.usd
         if got.usd <= 0 and self._free > 0:  # of no use to us, perhaps to somebody else
             await self.close()
@@ -207,8 +212,8 @@ class Wallet:
         """Give back what is left."""
         returned, self._free = self._free, 0.0
         if returned > 0:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, self._purse.settle, self._owner, 0.0, returned)
+            purse = self._purse
+            await off_loop(purse.blocks, purse.settle, self._owner, 0.0, returned)
 
     def _paused(self) -> JobPaused:
         return JobPaused(

@@ -36,6 +36,9 @@ class AnswerCache(Protocol):
     A lease lasts as long as its owner shows a sign of life (`beat`) every HEARTBEAT_SECONDS.
     """
 
+    blocks: bool
+    """Whether calls wait for a network."""
+
     def look_up(self, keys: Sequence[str]) -> list[Entry | None]:
         """The answers there are, in the order of the keys."""
         ...
@@ -71,6 +74,8 @@ class AnswerCache(Protocol):
 
 class MemoryCache:
     """A cache that lives as long as its process; safe for use from several threads."""
+
+    blocks = False
 
     def __init__(self, clock: Callable[[], float] = monotonic):
         self._clock = clock
@@ -165,6 +170,8 @@ class RedisCache:
 
     Keys are 43 bytes, values see teacher/entries.py; look-ups go in blocks, never row by row.
     """
+
+    blocks = True
 
     def __init__(self, client: "redis.Redis"):
         self._client = client

@@ -15,6 +15,7 @@ from common.config.teacher import Pace
 from common.errors import FinstillError
 from teacher.base import Question
 from teacher.limits import PAUSE_WITHOUT_HINT, Grant, PaceState, Report, advance
+from teacher.loops import off_loop
 from teacher.patience import patiently
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _SOONEST_SECONDS = 0.015
 class PaceStore(Protocol):
     """Where the shared state of one service's pace lies."""
 
+    blocks: bool
+
     def exchange(self, report: Report) -> Grant:
         """Take in a report and say what its worker may do; one step at a time."""
         ...
@@ -34,6 +37,8 @@ class PaceStore(Protocol):
 
 class MemoryPaceStore:
     """The pace of one process; safe for use from several threads."""
+
+    blocks = False
 
     def __init__(self, pace: Pace, clock: Callable[[], float] = time.monotonic):
         self._pace = pace
@@ -61,6 +66,8 @@ return {now, time[1], time[2]}
 
 class RedisPaceStore:
     """The pace that all workers share; its state is forgotten an hour after its last use."""
+
+    blocks = True
 
     def __init__(self, client: "redis.Redis", name: str, pace: Pace):
         self._pace = pace
@@ -105,33 +112,36 @@ class Gate:
     when something changed, at most every 15 ms.
     """
 
-    def __init__(self, store: PaceStore, owner: str, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, store: PaceStore, owner: str):
         self._store = store
         self._owner = owner
-        self._clock = clock
+        self._clock = time.monotonic
         self._queue: deque[tuple[asyncio.Future[None], Question]] = deque()
         self._in_flight = 0
         self._grant = Grant(0)
+        self._told_waiting = False
         self._tickets = 0
         self._ticket_tokens = (0.0, 0.0)
         self._paused_until = 0.0
         self._news = _News()
         self._dirty = asyncio.Event()
         self._fault: BaseException | None = None
+        self._ended = False
         self._reporter: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> "Gate":
-        await self._exchange()
+        self._clock = asyncio.get_running_loop().time
         self._reporter = asyncio.create_task(self._report_for_ever())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
+        self._ended = True
+        self._dirty.set()
         if self._reporter:
-            self._reporter.cancel()
-            await asyncio.gather(self._reporter, return_exceptions=True)
+            await self._reporter
         await self._exchange(leaving=True)
 
     async def enter(self, question: Question) -> None:
@@ -202,12 +212,16 @@ class Gate:
     def _worth_reporting(self) -> bool:
         if not self._queue:
             return self._in_flight < self._grant.slots
-        return self._grant.growing and self._news.finished > 0
+        unknown = not self._told_waiting  # nobody knows yet that we want slots
+        return unknown or (self._grant.growing and self._news.finished > 0)
 
     async def _report_for_ever(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), _RESTING_SECONDS)
+                async with asyncio.timeout(_RESTING_SECONDS):
+                    await self._dirty.wait()
+            if self._ended:
+                return
             self._dirty.clear()
             try:
                 await self._exchange()
@@ -218,8 +232,8 @@ class Gate:
 
     async def _exchange(self, leaving: bool = False) -> None:
         report = self._report(leaving)
+        self._grant = await off_loop(self._store.blocks, self._store.exchange, report)
         loop = asyncio.get_running_loop()
-        self._grant = await loop.run_in_executor(None, self._store.exchange, report)
         now = self._clock()
         if self._grant.tickets:
             self._tickets += self._grant.tickets
@@ -234,6 +248,7 @@ class Gate:
     def _report(self, leaving: bool) -> Report:
         """Take the news out and put them into a report, with what is needed next."""
         waiting = [question for place, question in self._queue if not place.done()]
+        self._told_waiting = bool(waiting)
         spare = max(0, self._tickets - len(waiting))
         self._tickets -= spare
         self._give_back(spare * self._ticket_tokens[0], spare * self._ticket_tokens[1])

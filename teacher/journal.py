@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from common.records import Usage
 from teacher.budget import Purse
 from teacher.cache import AnswerCache
 from teacher.entries import Entry
+from teacher.loops import off_loop
 
 
 class Count(Protocol):
@@ -54,11 +54,10 @@ class Journal:
             await self._writer
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._pages:
             pages, self._pages = self._pages, []
             try:
-                await loop.run_in_executor(None, partial(self._write_pages, pages))
+                await off_loop(self._cache.blocks, self._write_pages, pages)
             except Exception as error:
                 for page in pages:
                     _fail(page.written, error)

@@ -12,7 +12,7 @@ from teacher.asking import Asker, Failure
 from teacher.base import Question, Teacher
 from teacher.cache import HEARTBEAT_SECONDS, Claim
 from teacher.entries import Entry
-from teacher.loops import run
+from teacher.loops import off_loop, run
 from teacher.services import LabellingServices
 
 AnyAnswer = TeacherAnswer | Unanswered
@@ -34,10 +34,20 @@ def label_examples(
     Rows that fail are Unanswered. Raises JobPaused at the budget, JobCancelled, TeacherRejected
     when no row can ever work, TeacherError when none does, ServiceError without Redis.
     """
+    return run(answers_to(examples, teacher, labelling, services))
+
+
+async def answers_to(
+    examples: Sequence[Example],
+    teacher: Teacher,
+    labelling: LabellingConfig,
+    services: LabellingServices,
+) -> list[AnyAnswer]:
+    """`label_examples` for callers that have a loop already."""
     answers: list[AnyAnswer] = []
     for start in range(0, len(examples), _BLOCK_ROWS):
         block = _Block(teacher, labelling, services)
-        answers += run(block.label(examples[start : start + _BLOCK_ROWS]))
+        answers += await block.label(examples[start : start + _BLOCK_ROWS])
     return answers
 
 
@@ -162,9 +172,9 @@ class _Block:
 
     async def _claim(self, missing: dict[str, Question], found: dict[str, _Found]) -> list[str]:
         """Lease what is free; take over what others have answered meanwhile."""
-        loop = asyncio.get_running_loop()
         services, keys = self._services, list(missing)
-        claims = await loop.run_in_executor(None, services.cache.claim, keys, services.owner)
+        cache = services.cache
+        claims = await off_loop(cache.blocks, cache.claim, keys, services.owner)
         for key, claim in zip(keys, claims, strict=True):
             if isinstance(claim, Entry):
                 found[key] = _Found(claim, True)
@@ -175,22 +185,21 @@ class _Block:
     async def _release(self, leased: set[str]) -> None:
         """Give leases without an answer back, so that others need not wait."""
         if leased:
-            loop, services = asyncio.get_running_loop(), self._services
-            keys = list(leased)
+            cache, keys = self._services.cache, list(leased)
             leased.clear()
-            await loop.run_in_executor(None, services.cache.release, keys, services.owner)
+            await off_loop(cache.blocks, cache.release, keys, self._services.owner)
 
     async def _watch(self, asker: Asker) -> None:
         """Keep our leases alive, and notice when somebody cancels the job."""
-        loop, services = asyncio.get_running_loop(), self._services
+        services, cache = self._services, self._services.cache
         beats = 0
         while True:
-            if await loop.run_in_executor(None, services.cancelled):
+            if await off_loop(cache.blocks, services.cancelled):
                 asker.stop(JobCancelled("the job was cancelled; what was answered is kept."))
                 return
             if beats % int(HEARTBEAT_SECONDS / 4 / _CANCEL_SECONDS) == 0:
                 with contextlib.suppress(FinstillError, OSError):
-                    await loop.run_in_executor(None, services.cache.beat, services.owner)
+                    await off_loop(cache.blocks, cache.beat, services.owner)
             beats += 1
             await asyncio.sleep(_CANCEL_SECONDS)
 

@@ -1,7 +1,7 @@
 """
 How fast all workers together may ask one service: a pure function of state, report and time.
 
-Concurrency: slow start (doubling per round trip), then additive increase towards the last level
+Concurrency: slow start (x 1.5 per round trip), then additive increase towards the last level
 that worked, x 0.75 on a throttled request at most once per round trip (Jacobson 1988; the search
 below the last ceiling is BIC's, Xu, Harfoush & Rhee 2004). Rates: token buckets of five seconds.
 The store around it (teacher/gate.py) makes one step at a time of it, in Redis or in memory.
@@ -14,6 +14,7 @@ from typing import Any, Self
 from common.config.teacher import Pace
 
 BACK_OFF = 0.75
+FIRST_LIMIT = 32
 MEMBER_SECONDS = 10.0
 BURST_SECONDS = 5.0
 FIRST_PROBE_SECONDS = 15.0
@@ -91,8 +92,8 @@ class PaceState:
 
     @classmethod
     def start(cls, pace: Pace) -> Self:
-        """A quarter of what is allowed: two doublings, two round trips, reach all of it."""
-        return cls(limit=float(max(1, math.ceil(pace.max_concurrency / 4))))
+        """At 32, which every service takes, or at what is allowed."""
+        return cls(limit=float(min(FIRST_LIMIT, pace.max_concurrency)))
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -161,11 +162,14 @@ def _slow_down(state: PaceState, report: Report, now: float) -> None:
     state.paused_until = max(state.paused_until, now + pause)
     if now - state.cut_at <= max(state.round_trip, 0.05):
         return
+    # of the others we know what they had at their last report, and what they may have had since
     accepted = report.in_flight + sum(
-        m.in_flight for owner, m in state.members.items() if owner != report.owner
+        member.held if member.waiting else member.in_flight
+        for owner, member in state.members.items()
+        if owner != report.owner
     )
     lower = BACK_OFF * state.limit
-    if state.ramping:  # doubling overshoots by up to two: what was taken in tells the level
+    if state.ramping:  # the overshoot may be larger: what was taken in tells the level
         lower = max(state.limit / 2, min(lower, accepted))
     _cut(state, lower, now)
     state.ceiling = max(state.limit, float(accepted))
@@ -182,7 +186,7 @@ def _cut(state: PaceState, lower: float, now: float) -> None:
 def _speed_up(state: PaceState, report: Report, pace: Pace, now: float) -> None:
     ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
     if state.ramping:
-        step = float(report.finished)
+        step = report.finished / 2
     else:
         step = max(1.0, (ceiling - state.limit) / 2) * report.finished / state.limit
     state.limit = min(state.limit + step, ceiling)

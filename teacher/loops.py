@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 _here = threading.local()
 
 
@@ -25,6 +27,20 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
         raise
+
+
+async def off_loop(blocks: bool, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call something, in a thread where it `blocks` on a network, so that the loop goes on."""
+    if not blocks:
+        return call(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, partial(call, *args, **kwargs))
+
+
+def use_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this thread's calls run on `loop` from now on."""
+    close_loop()
+    _here.loop = loop
 
 
 def close_loop() -> None:

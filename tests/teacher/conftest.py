@@ -184,3 +184,33 @@ def cache(request: pytest.FixtureRequest) -> AnswerCache:
     if request.param == "memory":
         return MemoryCache()
     return RedisCache(request.getfixturevalue("client"))
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer: hours pass in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None = None) -> object:
+            if timeout:
+                self._now += timeout
+            return select(0 if timeout is not None else None)
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._now
+
+
+@pytest.fixture
+def virtual_time() -> Iterator[VirtualLoop]:
+    """Runs this thread's asynchronous calls in virtual time."""
+    from teacher.loops import use_loop
+
+    loop = VirtualLoop()
+    use_loop(loop)
+    yield loop
+    close_loop()
