@@ -17,6 +17,7 @@ _COMMANDS = {
     "compare": "Compare the systems of one or several runs.",
     "curve": "Accuracy against training size, over seeds.",
     "predict": "Label a text with a run's student and say why.",
+    "export": "Write a student as weights, CTranslate2 or ONNX, checked.",
     "jobs": "List jobs, follow one, resume one.",
     "cancel": "Stop a job at its next safe point.",
     "up": "Start Redis, workers, HTTP API and dashboard together.",

@@ -1,5 +1,6 @@
 """A student that CTranslate2 runs: int8 on a CPU, int8 or float16 on a GPU."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class CTranslate2Runtime:
             raise MissingDependency(
                 f"'{folder}' is a CTranslate2 export: pip install 'finstill[export]' to run it."
             ) from error
+        ctranslate2.set_log_level(
+            logging.ERROR
+        )  # it warns of float16 that a CPU computes as float32
         self._tokenizer: Any = load_tokenizer(str(folder))
         self._tokens = TaskTokens(**manifest.tokens)
         self.encoder = Encoder(manifest.student, manifest.task, self._tokenizer, self._tokens)
@@ -114,7 +118,8 @@ class CTranslate2Runtime:
                 return_logits_vocab=True,
                 include_prompt_in_result=False,
             )
-            found.append(self._chosen(results, 0))
+            # Rows of unequal length also bring logits from inside the longer prompts.
+            found.append(self._chosen(results, -1))
         return found
 
     def _chosen(self, results: Sequence[Any], position: int) -> Tensor:

@@ -1,13 +1,15 @@
 """finstill predict: one text, one student, one answer with its reason."""
 
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 
 from common.errors import InputError
+from workers.commands.export import trained_model
 from workers.run_directory import open_run
-from workers.services import settings_from_environment
+from workers.services import apply_thread_environment, settings_from_environment
 
 
 @click.command(name="predict")
@@ -20,20 +22,24 @@ def predict(run_id: str, text: str, system: str, no_rationale: bool, as_json: bo
     """
     Label TEXT with a run's student: label, probability of each label, and the reason.
 
+    RUN is a run, or the folder of a trained or exported student.
+
     \b
     finstill predict demo-1a2b3c "Operating profit doubled to EUR 12 million."
     """
-    run, _ = open_run(settings_from_environment().runs, run_id)
-    folder = run.system(system) / "model"
-    if not folder.exists():
-        trained = sorted(p.parent.name for p in run.root.glob("systems/*/model"))
-        listing = ", ".join(trained) or "none"
-        raise InputError(f"run {run.run_id} has no trained system '{system}'; trained: {listing}.")
+    settings = settings_from_environment()
+    folder = Path(run_id)
+    if not (folder / "manifest.json").is_file():
+        run, _ = open_run(settings.runs, run_id)
+        folder = trained_model(run, system)
     if not text.strip():
         raise InputError("predict: the text is empty; give one sentence.")
+    apply_thread_environment(settings)
     from student.predict import Predictor
 
-    scored = Predictor.load(folder).predict([text], rationales=not no_rationale)[0]
+    scored = Predictor.load(folder, threads=settings.threads).predict(
+        [text], rationales=not no_rationale
+    )[0]
     if as_json:
         answer = {"label": scored.label, "probabilities": scored.probabilities}
         click.echo(json.dumps({**answer, "rationale": scored.rationale}, ensure_ascii=False))

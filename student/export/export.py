@@ -1,0 +1,144 @@
+"""finstill export: write a student in another form, compare the two, and only then keep it."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common import __version__
+from common.errors import InputError, StudentError
+from student.calibration import CALIBRATION
+from student.checkpoint import MANIFEST, Manifest, publish, read_manifest
+from student.export.check import BOUNDS, drift, require_faithful
+from student.export.weights import refuse, write_as_trained, write_merged
+from student.model_card import public_name
+from student.predict import Predictor
+from student.runtime import EXPORT, ExportFormat, ExportRecord
+from student.tokens import load_tokenizer
+
+NUMBERS: dict[ExportFormat, tuple[str, ...]] = {
+    "hf": ("float32",),
+    "merged": ("float32",),
+    "ctranslate2": ("int8", "float16", "float32"),
+    "onnx": ("int8", "float32"),
+}
+CARD = "README.md"
+
+RenderCard = Callable[[ExportRecord], str]
+
+
+def export_student(
+    folder: Path,
+    form: ExportFormat,
+    target: Path,
+    texts: Sequence[str],
+    *,
+    numbers: str | None = None,
+    card: RenderCard | None = None,
+    threads: int | None = None,
+) -> ExportRecord:
+    """
+    Export the finished student in `folder` to `target`, a folder of its own.
+
+    `texts`: validation texts on which both must agree within BOUNDS (student/export/check.py).
+    `numbers`: int8, float16 or float32 where the form has a choice; None: its smallest. Raises
+    StudentError where the form does not fit or drifts: `target` is then as it was; InputError where
+    `target` holds something else; MissingDependency.
+    """
+    manifest = read_manifest(folder)
+    numbers = _numbers(form, numbers)
+    _require_free(target)
+    if not texts:
+        raise StudentError("export: there are no validation texts to compare on; expected some.")
+    staging = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        record = ExportRecord(format=form, numbers=numbers, finstill=__version__)
+        _write(folder, manifest, staging, record)
+        record = _checked(folder, staging, record, texts, threads)
+        if card:
+            (staging / CARD).write_text(card(record), "utf-8")
+        publish(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return record
+
+
+def _numbers(form: ExportFormat, wanted: str | None) -> str:
+    known = NUMBERS[form]
+    if wanted is not None and wanted not in known:
+        raise InputError(
+            f"export --format {form} --numbers {wanted}: expected {' or '.join(known)}."
+        )
+    return wanted or known[0]
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and not (target / EXPORT).is_file() and any(target.iterdir()):
+        raise InputError(
+            f"export: '{target}' exists and is no export; give a new folder with --out."
+        )
+
+
+def _write(folder: Path, manifest: Manifest, staging: Path, record: ExportRecord) -> None:
+    if record.format == "hf":
+        write_as_trained(folder, staging)
+    else:
+        _write_whole(folder, manifest, staging, record)
+    _write_record(staging, record)
+
+
+def _write_whole(folder: Path, manifest: Manifest, staging: Path, record: ExportRecord) -> None:
+    """Every form but `hf` starts from whole float32 weights."""
+    if manifest.student.architecture == "classifier" and record.format == "ctranslate2":
+        raise refuse("ctranslate2", "classifier", "onnx")
+    whole = staging if record.format == "merged" else staging / "whole"
+    write_merged(folder, manifest, whole)
+    load_tokenizer(str(folder)).save_pretrained(whole)
+    own = merged_manifest(manifest)
+    for place in {whole, staging}:
+        (place / MANIFEST).write_text(json.dumps(own.model_dump(mode="json"), indent=1), "utf-8")
+    if (folder / CALIBRATION).is_file():
+        shutil.copy(folder / CALIBRATION, staging / CALIBRATION)
+    if whole == staging:
+        return
+    if record.format == "ctranslate2":
+        from student.export.ctranslate2_convert import write_ctranslate2
+
+        write_ctranslate2(whole, staging, record.numbers)
+    else:
+        from student.export.onnx_convert import write_onnx
+
+        write_onnx(whole, own, staging, record.numbers)
+    load_tokenizer(str(folder)).save_pretrained(staging)
+    shutil.rmtree(whole)
+
+
+def merged_manifest(manifest: Manifest) -> Manifest:
+    """What a merged student is: no adapter, no 4-bit base, no folder of this machine."""
+    student = manifest.student.model_copy(
+        update={
+            "lora": None,
+            "quantization": None,
+            "tokenizer": None,
+            "model": public_name(manifest.student.model),
+        }
+    )
+    return manifest.model_copy(update={"student": student, "base": public_name(manifest.base)})
+
+
+def _checked(
+    folder: Path, staging: Path, record: ExportRecord, texts: Sequence[str], threads: int | None
+) -> ExportRecord:
+    bounds = BOUNDS[record.numbers]
+    student = Predictor.load(folder, threads=threads)
+    found = drift(student, Predictor.load(staging, threads=threads), texts, bounds.tie)
+    require_faithful(found, bounds, record.format)
+    checked = record.model_copy(update={"check": found})
+    _write_record(staging, checked)
+    return checked
+
+
+def _write_record(folder: Path, record: ExportRecord) -> None:
+    (folder / EXPORT).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")

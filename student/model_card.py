@@ -1,0 +1,198 @@
+"""The page beside an exported student: what it is, made from what, how good, under which terms."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from common.records import EvaluationReport, Interval, Record
+from student.calibration import UNCALIBRATED, Calibration
+from student.checkpoint import Manifest
+from student.runtime import ExportRecord
+
+# What the makers of base weights say, by a part of the model's name (read on 2026-11-20). First
+# match wins.
+BASE_LICENCES = (
+    ("flan-t5", "apache-2.0"),
+    ("t5-", "apache-2.0"),
+    ("minilm", "apache-2.0"),
+    ("gpt2", "mit"),
+    ("llama-3.1", "llama3.1"),
+    ("llama-3.2", "llama3.2"),
+    ("llama-3.3", "llama3.3"),
+    ("llama-3", "llama3"),
+)
+UNKNOWN_LICENCE = "other"
+
+
+class ModelCardFacts(Record):
+    """
+    What the card says beyond the manifest. `teachers`: one line each, with terms; `licences` of
+    the data; `must_begin_with`: what a licence wants the name to begin with ("Llama").
+    """
+
+    run_id: str
+    system: str
+    data: str
+    data_fingerprint: str = ""
+    training_examples: int | None = None
+    teachers: list[str] = Field(default_factory=list)
+    licences: list[str] = Field(default_factory=list)
+    must_begin_with: str | None = None
+    report: EvaluationReport | None = None
+    calibration: Calibration = UNCALIBRATED
+
+
+def model_name(facts: ModelCardFacts) -> str:
+    """The name a distributed copy goes by: begins as the licences want it."""
+    plain = f"{facts.run_id}-{facts.system}"
+    first = facts.must_begin_with
+    return plain if not first or plain.lower().startswith(first.lower()) else f"{first}-{plain}"
+
+
+def public_name(source: str) -> str:
+    """A hub name as it is, a local folder by its last part: no path leaves this machine."""
+    return Path(source).name if Path(source).exists() or source.startswith("/") else source
+
+
+def base_licence(model: str) -> str:
+    """The licence of base weights by their name; `other` where the table does not know them."""
+    return next((name for part, name in BASE_LICENCES if part in model.lower()), UNKNOWN_LICENCE)
+
+
+def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> str:
+    """The card as Markdown with the front matter that model hubs read."""
+    lines = [
+        *_front_matter(facts, manifest),
+        *_what(facts, manifest, export),
+        *_training(facts, manifest),
+        *_results(facts),
+        *_limits(facts, manifest),
+        *_licence(facts, manifest),
+        *_check(export),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _front_matter(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+    student = manifest.student
+    tree = {
+        "license": "apache-2.0" if student.tiny else base_licence(student.model),
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["finance", "knowledge-distillation", manifest.task.name],
+    }
+    if not student.tiny:
+        tree["base_model"] = public_name(student.model)
+    yield from ("---", yaml.safe_dump(tree, sort_keys=False).strip(), "---", "")
+
+
+def _what(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> Iterator[str]:
+    student, summary = manifest.student, manifest.summary
+    yield from (f"# {model_name(facts)}", "")
+    if facts.must_begin_with == "Llama":
+        yield from ("Built with Llama.", "")
+    if _tiny(manifest):
+        yield from (
+            "**Tiny.** The weights are random at the start or toy sized: this student shows that "
+            "the parts work together, not what distillation can do.",
+            "",
+        )
+    size = f", {summary.parameters:,} parameters" if summary else ""
+    labels = ", ".join(manifest.task.label_names)
+    base = "random weights" if student.tiny else public_name(student.model)
+    yield f"{manifest.task.title}: one of {labels}. A {student.architecture} student{size}, "
+    yield f"trained from {base}; exported as {export.format} ({export.numbers})."
+    yield from ("", "```sh", 'finstill predict FOLDER "Operating profit doubled."', "```", "")
+
+
+def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+    training, summary = manifest.training, manifest.summary
+    count = f"{facts.training_examples:,} " if facts.training_examples else ""
+    yield from ("## Training", "")
+    yield f"- Data: {count}texts of {facts.data}; labels: {training.labels}."
+    if facts.data_fingerprint:
+        yield f"- Data fingerprint: `{facts.data_fingerprint}`."
+    if training.labels == "teacher":
+        yield from (f"- Teacher {line}" for line in facts.teachers)
+    how = (
+        f"step by step (Hsieh et al. 2023), rationale weight {training.rationale_weight:g}"
+        if training.rationale_weight
+        else "labels only"
+    )
+    steps = f", {summary.steps:,} steps, {summary.examples_seen:,} examples seen" if summary else ""
+    yield f"- Method: {how}{steps}, seed {training.seed}, {training.precision}."
+    calibration = facts.calibration
+    if calibration.n:
+        yield (
+            f"- Probabilities are calibrated: temperature {calibration.temperature:.3f}, fitted on "
+            f"{calibration.n:,} validation texts."
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield f"- Made with {versions}; commit {manifest.git_commit or 'unknown'}."
+    yield ""
+
+
+def _results(facts: ModelCardFacts) -> Iterator[str]:
+    yield from ("## Results", "")
+    report = facts.report
+    if report is None:
+        yield from ("Not evaluated.", "")
+        return
+    yield f"{report.n:,} test texts of {report.dataset}, which no part of training has seen."
+    yield from ("", "| metric | value [95 %] |", "|---|---|")
+    yield from (f"| {name} | {_interval(value)} |" for name, value in report.metrics.items())
+    if report.probability:
+        yield f"| expected calibration error | {_interval(report.probability.ece)} |"
+    yield from ("", "| label | precision | recall | F1 | texts |", "|---|---|---|---|---|")
+    for name, scores in report.per_class.items():
+        figures = (scores.precision, scores.recall, scores.f1)
+        yield f"| {name} | {' | '.join(f'{x:.3f}' for x in figures)} | {scores.support:,} |"
+    yield from ("", "The figures are those of the student before it was exported.", "")
+
+
+def _limits(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+    yield from ("## Limits", "")
+    yield f"- Reads the first {manifest.student.max_input_tokens} tokens of one text at a time."
+    yield f"- Judged on {facts.data} only; other sources, languages and years may differ."
+    if manifest.training.rationale_weight:
+        yield "- Its rationales are generated text: fluent is not faithful; check the numbers."
+    if manifest.training.labels == "teacher":
+        yield "- It repeats its teachers' mistakes."
+    yield from ("- Not investment advice.", "")
+
+
+def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+    student = manifest.student
+    yield from ("## Licence", "")
+    if student.tiny:
+        yield "- Weights: made here from random ones."
+    else:
+        known = base_licence(student.model)
+        told = "look it up before you distribute this" if known == UNKNOWN_LICENCE else known
+        yield f"- Base weights: {public_name(student.model)}: {told}."
+    yield from (f"- Data: {licence}" for licence in facts.licences)
+    if manifest.training.labels == "teacher":
+        yield "- The terms of the teachers above bind the use of a model trained on their answers."
+    yield ""
+
+
+def _check(export: ExportRecord) -> Iterator[str]:
+    found = export.check
+    if not found:
+        return
+    yield from ("## Check of this export", "")
+    yield f"Reloaded and compared with its student on {found['texts']:.0f} validation texts: "
+    yield f"{found['labels']:.2%} other labels, mean difference of probabilities "
+    yield f"{found['probability']:.2g}, of the label's log-probability "
+    told = f"; likeness of rationales {found['rationales']:.2f}" if "rationales" in found else ""
+    yield f"{found['log_probability']:.2g}{told}."
+
+
+def _interval(value: Interval) -> str:
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _tiny(manifest: Manifest) -> bool:
+    return bool(manifest.student.tiny or (manifest.summary and manifest.summary.tiny))
