@@ -7,12 +7,13 @@ What one training step costs per example, against the pattern of the authors' co
 Reference: two forward passes per batch (label, rationale), each padded to the longest of an
 unsorted batch, logits at every position, as in google-research/distilling-step-by-step. Ours: the
 student modules of this repository on batches sorted by length. Same random weights, same examples,
-forward + backward, AdamW every 64 examples (the paper's batch), dropout on. Variants are interleaved within each round and the minimum
-over rounds counts, so that a busy machine hurts all alike; `--clock cpu --threads 1` counts the
-processor's time instead of the wall's, for a machine that is never idle. `--pairs` takes JSONL
-rows with text, label and rationale and needs `--tokenizer`; without it, lengths follow the
-Financial PhraseBank's (mean 29, standard deviation 13 T5 tokens) with 40-token rationales. Peak
-memory comes from a process of its own per variant that runs the longest batch.
+forward + backward, AdamW every 64 examples (the paper's batch), dropout on. Variants are
+interleaved within each round and the minimum over rounds counts, so that a busy machine hurts all
+alike; `--clock cpu --threads 1` counts the processor's time instead of the wall's, for a machine
+that is never idle. `--pairs` takes JSONL rows with text, label and rationale and needs
+`--tokenizer`; without it, lengths follow the Financial PhraseBank's (mean 29, standard deviation
+13 T5 tokens) with 40-token rationales. Peak memory comes from a process of its own per variant that
+runs the longest batch.
 """
 
 import argparse

@@ -66,19 +66,3 @@ def soft_label_sum(
     # A label string the student finds impossible and no teacher named must not make 0 * inf.
     cross_entropy = -torch.where(teacher > 0, teacher * student, 0.0).sum(-1)
     return (cross_entropy * weight.to(cross_entropy)).sum() * temperature**2
-
-
-def top_k_divergence(
-    log_probabilities: Tensor, teacher_ids: Tensor, teacher_log_probabilities: Tensor
-) -> Tensor:
-    """
-    Forward KL on the teacher's top-k tokens plus one bucket for the rest, per position (N,).
-
-    `log_probabilities` (N, V): the student's; `teacher_ids`, `teacher_log_probabilities` (N, k).
-    The rest bucket keeps both distributions proper, so the divergence is never negative.
-    """
-    student = log_probabilities.gather(-1, teacher_ids)
-    teacher = teacher_log_probabilities.to(student)
-    p, rest_p = teacher.exp(), (1 - teacher.exp().sum(-1)).clamp_min(1e-9)
-    rest_q = (1 - student.exp().sum(-1)).clamp_min(1e-9)
-    return (p * (teacher - student)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())

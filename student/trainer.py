@@ -23,7 +23,7 @@ from student.checkpoint import MANIFEST, disk_error, load_trained, prune, publis
 from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
-from student.memory import is_out_of_memory
+from student.memory import is_out_of_memory, peak_memory_bytes
 from student.sampling import PooledSampler, micro_batches
 from student.steps import (
     Examples,
@@ -238,6 +238,7 @@ class StepByStepTrainer(Trainer):
             logs["label_loss"] = report.label_loss
             if report.rationale_loss is not None:
                 logs["rationale_loss"] = report.rationale_loss
+            logs["peak_memory_bytes"] = peak_memory_bytes(self.args.device)
             logs["tokens_per_second"] = report.tokens / max(report.seconds, 1e-9)
             for group, norm in (report.group_norms or {}).items():
                 logs[f"grad_norm/{group}"] = norm

@@ -10,7 +10,7 @@ import torch
 from common.config.student import StudentConfig
 from common.records import TrainingPair
 from common.task import TaskDefinition
-from student.encoding import EncodedExample, Encoder, encode_pairs
+from student.encoding import Branch, EncodedExample, Encoder, encode_pairs
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.sampling import micro_batches
@@ -66,26 +66,31 @@ def rms_norm(part: Any, states: torch.Tensor) -> torch.Tensor:
     )
 
 
+def branch_logs(loaded: LoadedStudent, example: EncodedExample, branch: Branch) -> torch.Tensor:
+    """Log-probabilities of one branch's targets from one plain pass: no padding, mask, packing."""
+    core = loaded.core
+    context = torch.tensor([example.contexts[branch.context]])
+    inputs = torch.tensor([branch.inputs])
+    if core.config.is_encoder_decoder:
+        logits = core(input_ids=context, decoder_input_ids=inputs).logits[0]
+    else:
+        whole = torch.cat([context, inputs], dim=1)
+        logits = core(input_ids=whole).logits[0, context.shape[1] :]
+    asked = [(i, t) for i, t in enumerate(branch.targets) if t != -100]
+    places, targets = zip(*asked, strict=True)
+    found: torch.Tensor = torch.log_softmax(logits, dim=-1)[list(places), list(targets)]
+    return found
+
+
 def reference_loss(loaded: LoadedStudent, examples: list[EncodedExample]) -> torch.Tensor:
-    """Two plain passes per example, no padding, no mask, no packing; weighted token means."""
-    core, causal = loaded.core, loaded.core.config.is_encoder_decoder is False
+    """Two plain passes per example; weighted token means."""
     sums = {True: torch.zeros((), dtype=torch.float64), False: torch.zeros((), dtype=torch.float64)}
     counts = {True: 0.0, False: 0.0}
     for example in examples:
         for branch in example.branches:
-            context = torch.tensor([example.contexts[branch.context]])
-            inputs = torch.tensor([branch.inputs])
-            if causal:
-                whole = torch.cat([context, inputs], dim=1)
-                logits = core(input_ids=whole).logits[0, context.shape[1] :]
-            else:
-                logits = core(input_ids=context, decoder_input_ids=inputs).logits[0]
-            logs = torch.log_softmax(logits, dim=-1)
-            for position, target in enumerate(branch.targets):
-                if target != -100:
-                    is_label = branch.label is not None
-                    sums[is_label] = sums[is_label] - example.weight * logs[position, target]
-                    counts[is_label] += example.weight
+            logs, is_label = branch_logs(loaded, example, branch), branch.label is not None
+            sums[is_label] = sums[is_label] - example.weight * logs.sum()
+            counts[is_label] += example.weight * len(logs)
     return sums[True] / counts[True] + LAMBDA * sums[False] / counts[False]
 
 
@@ -137,6 +142,45 @@ def test_micro_batches_add_up_to_the_whole_batch(prepared: Prepared, size: int) 
     got = our_loss(loaded, examples, size=size)
 
     assert got == pytest.approx(whole, abs=1e-9)
+    assert_same(gradients(loaded), wanted)
+
+
+def test_soft_label_term_equals_a_reference_that_scores_each_label_string_alone(
+    prepared: Prepared, make_pairs: Callable[[int], list[TrainingPair]]
+) -> None:
+    loaded, encoder, _ = prepared
+    soft = {"negative": 0.6, "neutral": 0.3, "positive": 0.1}
+    pairs = [
+        pair.model_copy(update={"probabilities": soft if i % 2 else None, "rationale": None})
+        for i, pair in enumerate(make_pairs(5))
+    ]
+    examples = encode_pairs(encoder, pairs, all_labels=True)
+    share, temperature = 0.25, 2.0
+    loaded.module.zero_grad()
+    total, count = torch.zeros((), dtype=torch.float64), 0.0
+    for example in examples:
+        labels = {b.label: branch_logs(loaded, example, b) for b in example.branches}
+        gold = labels[example.gold]
+        count += example.weight * len(gold)
+        mine = share if example.soft else 0.0
+        total = total - (1 - mine) * example.weight * gold.sum()
+        if example.soft:
+            strings = torch.stack([labels[k].sum() for k in range(3)]) / temperature
+            roots = torch.tensor(example.soft, dtype=torch.float64) ** (1 / temperature)
+            cross = -(roots / roots.sum() * torch.log_softmax(strings, 0)).sum()
+            scale = mine * example.weight * len(gold) * temperature**2
+            total = total + scale * cross
+    expected = total / count
+    expected.backward()  # type: ignore[no-untyped-call]
+    wanted = gradients(loaded)
+
+    loaded.module.zero_grad()
+    objective = Objective(1.0, soft_share=share, temperature=temperature)
+    terms = micro_batch_terms(loaded.module, examples, objective, torch.device("cpu"))
+    loss = terms.loss(batch_totals(examples), 1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-9)
     assert_same(gradients(loaded), wanted)
 
 

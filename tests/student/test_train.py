@@ -224,6 +224,36 @@ def test_finished_training_is_not_done_again_but_another_one_is(
     assert len(seen) == 6
 
 
+def test_precision_is_that_of_each_training_whatever_ran_before(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    # accelerate keeps its precision in a process-wide singleton.
+    pairs, config = make_pairs(13), tiny("causal", "gpt2", dropout=0.0)
+
+    losses = [
+        run(config, task, pairs, tmp_path / str(i), precision=precision).history[0]["loss"]
+        for i, precision in enumerate(["float32", "bf16", "float32", "bf16"])
+    ]
+
+    assert losses[0] == losses[2]
+    assert losses[1] == losses[3]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_log_holds_both_terms_norms_rate_speed_and_memory(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    summary = run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path)
+
+    entry = next(e for e in summary.history if "loss" in e)
+    assert {"label_loss", "rationale_loss", "grad_norm", "learning_rate", "step"} <= entry.keys()
+    assert {"tokens_per_second", "peak_memory_bytes", "grad_norm/encoder.block.0"} <= entry.keys()
+    assert entry["loss"] == pytest.approx(entry["label_loss"] + entry["rationale_loss"], rel=1e-4)
+    groups = [v for k, v in entry.items() if k.startswith("grad_norm/")]
+    assert sum(v**2 for v in groups) ** 0.5 == pytest.approx(entry["grad_norm"], rel=1e-3)
+
+
 def test_half_written_model_is_no_student(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
