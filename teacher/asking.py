@@ -13,7 +13,9 @@ from teacher.gate import Gate
 from teacher.journal import Journal
 from teacher.services import LabellingServices
 
-FIRST_WAIT_SECONDS = 0.5
+# 0.25, 0.75, 2.25, 6.75, 20 seconds: a passing fault costs little, half a minute is sat out.
+FIRST_WAIT_SECONDS = 0.25
+WAIT_FACTOR = 3
 LONGEST_WAIT_SECONDS = 20.0
 _THROTTLES_PER_ATTEMPT = 20
 # So many rows in a row without a single success are no accident of single rows.
@@ -147,7 +149,7 @@ class Asker:
 
     def _wait(self, attempts: int, asked_for: float | None) -> float:
         """Capped exponential back-off with full jitter above a half, or what the service says."""
-        most: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempts - 1))
+        most: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_FACTOR ** (attempts - 1))
         return max(asked_for or 0.0, most * (0.5 + 0.5 * self._services.dice()))
 
     async def _try(self, question: Question) -> Reply:

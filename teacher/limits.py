@@ -188,7 +188,8 @@ def _speed_up(state: PaceState, report: Report, pace: Pace, now: float) -> None:
     if state.ramping:
         step = report.finished / 2
     else:
-        step = max(1.0, (ceiling - state.limit) / 2) * report.finished / state.limit
+        halfway = 0.0 if state.ceiling is None else (ceiling - state.limit) / 2
+        step = max(1.0, halfway) * report.finished / state.limit
     state.limit = min(state.limit + step, ceiling)
     if state.ceiling is not None and state.limit >= ceiling - 0.01 and now >= state.probe_at:
         state.ceiling += max(1.0, 0.1 * state.ceiling)

@@ -121,7 +121,7 @@ def test_passing_failures_are_retried_with_growing_jittered_waits(
     answers = label_examples(examples(1), teacher, LABELLING, services)
 
     assert isinstance(answers[0], TeacherAnswer)
-    assert waits == [0.25, 0.5, 1.0]
+    assert waits == [0.125, 0.375, 1.125]
 
 
 def test_retry_after_is_obeyed_even_where_it_is_longer(scripted: Any, examples: Make) -> None:
