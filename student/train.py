@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
@@ -176,10 +177,19 @@ def _trainer(
         fresh=loaded.fresh,
         fresh_factor=job.parameters.fresh_learning_rate_factor,
         min_improvement=job.training.min_improvement,
-        callbacks=[watch],
+        callbacks=[watch, *_reporters(job)],
     )
     watch.trainer = trainer
     return trainer
+
+
+def _reporters(job: Training) -> list[TrainerCallback]:
+    """TensorBoard writes beside the checkpoints: those are removed when the model is finished."""
+    if "tensorboard" not in job.training.report_to:
+        return []
+    board = TensorBoardCallback()  # type: ignore[no-untyped-call]
+    board.logging_dir = str(job.folder / "tensorboard")
+    return [board]
 
 
 def _evaluation(
@@ -229,7 +239,7 @@ def _arguments(job: Training, examples: int, evaluate: bool) -> TrainingArgument
         eval_steps=every or None,
         save_strategy="steps",
         save_steps=training.checkpoint_every_steps,
-        report_to=training.report_to or "none",
+        report_to=[name for name in training.report_to if name != "tensorboard"] or "none",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,

@@ -254,6 +254,14 @@ def test_log_holds_both_terms_norms_rate_speed_and_memory(
     assert sum(v**2 for v in groups) ** 0.5 == pytest.approx(entry["grad_norm"], rel=1e-3)
 
 
+def test_tensorboard_keeps_the_curves_where_the_training_lies(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    run(tiny("seq2seq", "t5"), task, make_pairs(13), tmp_path, report_to=["tensorboard"])
+
+    assert any((tmp_path / "tensorboard").rglob("events.out.tfevents*"))
+
+
 def test_half_written_model_is_no_student(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
