@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluate"]}
 LINGER_SECONDS = 30.0
+_NICENESS = 5
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -123,6 +124,8 @@ class Stack:
             command, cwd=_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         log.close()
+        if self._keep and name in WORKERS:  # whoever looks at a page is served before a training
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return process
 
 

@@ -48,7 +48,7 @@ def run_server(
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=32 << 10,
-        limit_concurrency=512,
+        limit_concurrency=1024,
     )
     server = _Server(config)
     if settings.parent:

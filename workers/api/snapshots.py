@@ -8,11 +8,15 @@ from time import monotonic
 from anyio import to_thread
 
 FRESH_SECONDS = 0.2
+OLDEST_SECONDS = 1.0
 _MOST = 256
 
 
 class Snapshots:
-    """Answers younger than a fifth of a second are given again; equal questions share a look."""
+    """
+    Equal questions share a look. An answer older than a fifth of a second is looked up anew in the
+    background, and given once more meanwhile, but never when it is older than a second.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, tuple[float, bytes]] = OrderedDict()
@@ -22,10 +26,14 @@ class Snapshots:
     async def get(self, question: Hashable, look: Callable[[], bytes]) -> bytes:
         """The answer to a question, from `look` in a thread where none is fresh."""
         kept = self._kept.get(question)
-        if kept and monotonic() - kept[0] < FRESH_SECONDS:
+        age = monotonic() - kept[0] if kept else OLDEST_SECONDS
+        if kept and age < FRESH_SECONDS:
             return kept[1]
         if question not in self._looking:
             self._looking[question] = asyncio.ensure_future(self._look(question, look))
+            self._looking[question].add_done_callback(_noticed)
+        if kept and age < OLDEST_SECONDS:
+            return kept[1]
         return await asyncio.shield(self._looking[question])
 
     def forget(self) -> None:
@@ -46,3 +54,9 @@ class Snapshots:
         finally:
             if epoch == self._epoch:
                 self._looking.pop(question, None)
+
+
+def _noticed(looked: "asyncio.Future[bytes]") -> None:
+    """A look that failed with nobody waiting is no news: the next question looks again."""
+    if not looked.cancelled():
+        looked.exception()

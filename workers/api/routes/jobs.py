@@ -70,7 +70,7 @@ async def list_jobs(
     cursor: Annotated[str | None, Query(max_length=300, pattern=r"^[A-Za-z0-9_-]+$")] = None,
 ) -> Response:  # fmt: skip
     """
-    Jobs, newest first. Changes show within a fifth of a second: many readers share one look.
+    Jobs, newest first. What is shown is at most a second old: many readers share one look.
     """
     services = services_of(request)
     after = decode_cursor(cursor)
