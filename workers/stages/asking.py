@@ -11,8 +11,9 @@ from common.records import Example, TeacherAnswer, Unanswered
 from teacher.base import Teacher
 from teacher.batch_answers import label_after_batches
 from teacher.batch_ledger import BatchLedger
-from teacher.build import TeacherSettings, build_teacher
+from teacher.build import TeacherSettings
 from teacher.labelling import label_examples
+from teacher.opened import opened_teacher
 from teacher.services import (
     LabellingServices,
     check_durability,
@@ -76,7 +77,7 @@ class Tally:
 def build(context: StageContext, config: TeacherConfig) -> Teacher:
     """The teacher a config describes, with this installation's keys and addresses."""
     settings = context.settings
-    return build_teacher(
+    return opened_teacher(
         config,
         context.task,
         TeacherSettings(
