@@ -20,6 +20,7 @@ _COMMANDS = {
     "export": "Write a student as weights, CTranslate2 or ONNX, checked.",
     "jobs": "List jobs, follow one, resume one.",
     "cancel": "Stop a job at its next safe point.",
+    "cache": "Count, save, restore, check the answers that were paid for.",
     "up": "Start Redis, workers, HTTP API and dashboard together.",
     "serve": "Serve the HTTP API and the dashboard.",
     "token": "Make, list and revoke tokens of the HTTP API.",

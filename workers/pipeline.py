@@ -28,11 +28,13 @@ class LocalRun:
         self._stages = stages_until(config, until)
         self._records = {s.name: StageRecord(name=s.name, title=s.title) for s in self._stages}
 
-    def execute(self) -> Job:
+    def execute(self, only: Stage | None = None) -> Job:
         """
-        Do what is not done yet. Raises the FinstillError that stopped it; finished stages stay.
+        Do what is not done yet, or one stage alone.
+
+        Raises the FinstillError that stopped it; finished stages stay.
         """
-        for stage in self._stages:
+        for stage in [only] if only else self._stages:
             if is_done(self.run, self.config, stage.name):
                 self._update(stage, state=State.DONE)
                 continue

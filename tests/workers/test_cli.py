@@ -133,6 +133,24 @@ def test_a_run_without_a_model_is_told_from_one_with_it(
     assert "config.json" in err
 
 
+def test_an_estimate_needs_no_key_and_asks_nobody(
+    server: EmbeddedRedis,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    teacher = "teacher={kind: claude, model: claude-haiku-5-5}"
+
+    code, out, _ = run(["label", DEMO, "--estimate", "--json", teacher], capsys)
+
+    (found,) = json.loads(out)
+    assert code == 0
+    assert (found["rows"], found["cached"], found["to_ask"]) == (900, 0, 900)
+    assert 0 < found["usd_batch"] < found["usd_live"] < found["usd_at_most"]
+
+
 def test_doctor_says_what_a_missing_key_would_allow(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["doctor", "--json"], capsys)
 
