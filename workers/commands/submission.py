@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from common.config import RunConfig, load_config
+from common.errors import FinstillError
 from workers.client import Client, raise_for
 from workers.display import JobDisplay
 from workers.jobs import Job
@@ -47,7 +48,11 @@ def _queued(
     settings: Settings, config: RunConfig, until: str, console: Console, detach: bool
 ) -> RunDirectory:
     client = Client(settings)
-    run = client.submit(config, until)
+    try:
+        run = client.submit(config, until)
+    except FinstillError:
+        client.close()
+        raise
     if detach:
         console.print(f"submitted {run.run_id}; follow it with: finstill jobs {run.run_id} --watch")
         return run
