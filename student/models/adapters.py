@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from common.config.student import LoraSection, StudentConfig
 from common.errors import ConfigError
@@ -74,6 +75,7 @@ def add_lora(model: Any, lora: LoraSection, student: StudentConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),  # GPT-2's layers
     )
     with outdated_calls_forgiven():
         return get_peft_model(model, config)

@@ -36,6 +36,7 @@ DROPOUTS = (
     "attention_dropout",
     "activation_dropout",
 )
+HEADS = ("classifier", "classification_head", "score")
 AUTO_CLASSES: dict[str, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
@@ -82,10 +83,16 @@ def load_student(
     model, fresh = load_weights(config, task, source, plan)
     tokens = _task_tokens(config, model, tokenizer)
     if plan.checkpointing and not config.quantization:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if config.lora:
         from student.models.adapters import add_lora, prepare_quantized  # loads peft: seconds
 
+        if fresh and config.architecture == "seq2seq":
+            raise StudentError(
+                f"student.lora: '{source}' becomes an encoder-decoder with {len(fresh)} fresh "
+                "weights, which adapters would freeze at random; expected no `lora:` here: train "
+                "the whole student, or start from a full encoder-decoder."
+            )
         if config.quantization:
             model = prepare_quantized(model, plan.compute, plan.checkpointing)
         model = add_lora(model, config.lora, config)
@@ -169,7 +176,7 @@ def _from_pretrained(
     if config.architecture != "classifier":
         return model, set(), missing
     # A classifier's head, and the pooler under it, is fresh when an encoder is fine-tuned.
-    head = {k for k in missing if k.split(".")[0] in ("classifier", "score") or "pooler" in k}
+    head = {k for k in missing if k.split(".")[0] in HEADS or "pooler" in k}
     return model, head, [k for k in missing if k not in head]
 
 

@@ -206,6 +206,13 @@ def test_lora_targets_the_model_does_not_have_are_named(
         load(task, folders("llama"), "causal", lora={"targets": ["qkv"]})
 
 
+def test_adapters_beside_fresh_frozen_weights_are_refused(
+    task: TaskDefinition, folders: Callable[[str], Path]
+) -> None:
+    with pytest.raises(StudentError, match="adapters would freeze at random"):
+        load(task, folders("bert"), "seq2seq", lora={"rank": 2})
+
+
 def test_lora_trains_adapters_alone_on_the_layers_asked_for(
     task: TaskDefinition, folders: Callable[[str], Path]
 ) -> None:
