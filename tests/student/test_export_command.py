@@ -1,0 +1,104 @@
+"""`finstill export` on a run directory: form, model card, refusals in one sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.data.store import write_records
+from common.records import TrainingPair
+from common.task import TaskDefinition
+from student.train import train_student
+from workers.cli import main
+from workers.run_directory import RunDirectory, create_run, write_json
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    make_pairs: Callable[[int], list[TrainingPair]],
+) -> RunDirectory:
+    student = tiny("seq2seq", "t5", max_rationale_tokens=8)
+    training = TrainingConfig(max_steps=2, batch_size=8, evaluations=0, seed=3)
+    config = RunConfig.model_validate(
+        {
+            "name": "small",
+            "task": task.name,
+            "data": {"kind": "jsonl", "path": "rows.jsonl", "licence": "CC0"},
+            "teacher": {"kind": "recorded", "name": "llama", "answers": "answers.jsonl"},
+            "student": student.model_dump(),
+            "training": training.model_dump(),
+        }
+    )
+    made = create_run(tmp_path_factory.mktemp("runs"), config)
+    pairs = make_pairs(20)
+    write_records(made.pairs("train", "teacher"), pairs[:12], TrainingPair)
+    write_records(made.pairs("validation", "teacher"), pairs[12:], TrainingPair)
+    write_json(
+        made.labels_summary,
+        {
+            "terms": ["llama: its licence"],
+            "teachers": [{"teacher": "llama", "models": ["Meta-Llama-3.1-8B"]}],
+        },
+    )
+    train_student(
+        student=student, training=training, task=task, train=pairs[:12], validation=pairs[12:],
+        folder=made.system("student"), threads=1,
+    )  # fmt: skip
+    return made
+
+
+def finstill(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def _home(run: RunDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FINSTILL_RUNS", str(run.root.parent))
+    monkeypatch.setenv("FINSTILL_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("FINSTILL_THREADS", "1")
+    # Whoever runs this may be logged in at the hub: nothing here may find their token.
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_export_writes_a_checked_folder_that_predict_runs(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shipped"
+
+    code = finstill("export", run.run_id, "--format", "merged", "--out", str(out))
+
+    assert code == 0
+    assert "on 8 validation texts 0.00% other labels" in capsys.readouterr().out
+    card = (out / "README.md").read_text()
+    assert card.split("---")[2].startswith(f"\n\n# Llama-{run.run_id}-student")
+    assert "- Teacher llama: its licence" in card
+    assert "- Data: CC0" in card
+    assert finstill("predict", str(out), "Sales rose.", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_mistakes_get_one_sentence(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in [
+        (["--system", "nobody"], "trained: student"),
+        (["--push", "me/Llama-river"], "HF_TOKEN"),
+        (["--push", "me/river"], "begins with 'Llama'"),
+        (["--format", "merged", "--numbers", "int8"], "expected float32"),
+    ]:
+        code = finstill("export", run.run_id, *arguments)
+
+        assert code == 2
+        error = capsys.readouterr().err.strip()
+        assert told in error
+        assert error.count("\n") == 0

@@ -1,0 +1,162 @@
+"""The model card tells what was used, how good it is and under which terms, and nothing private."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.records import ClassScores, EvaluationReport, Interval, SystemCard
+from common.task import TaskDefinition
+from student.calibration import Calibration
+from student.checkpoint import Manifest
+from student.model_card import ModelCardFacts, base_licence, model_name, render_model_card
+from student.runtime import ExportRecord
+
+EXPORT = ExportRecord(
+    format="onnx",
+    numbers="int8",
+    finstill="0",
+    check={"texts": 90.0, "labels": 0.0, "probability": 0.0012, "log_probability": 0.003},
+)
+
+
+def report(task: TaskDefinition) -> EvaluationReport:
+    scores = ClassScores(precision=0.5, recall=0.25, f1=0.333, support=40)
+    return EvaluationReport(
+        system=SystemCard(name="student", role="student", title="T5"),
+        dataset="river bank",
+        data_fingerprint="f",
+        labels=task.label_names,
+        n=1234,
+        metrics={"accuracy": Interval(value=0.8123, low=0.7911, high=0.8344)},
+        per_class=dict.fromkeys(task.label_names, scores),
+        confusion=[],
+        unparseable=0,
+    )
+
+
+@pytest.fixture
+def make_manifest(
+    task: TaskDefinition, tiny: Callable[..., StudentConfig]
+) -> Callable[..., Manifest]:
+    def make(student: StudentConfig | None = None, **training: Any) -> Manifest:
+        return Manifest(
+            student=student or tiny("seq2seq", "t5"),
+            training=TrainingConfig.model_validate({"seed": 13, **training}),
+            task=task,
+            base="base",
+            tokens={},
+            data_fingerprint="d",
+            identity="i",
+            versions={"torch": "2.13"},
+            git_commit="abc",
+        )
+
+    return make
+
+
+def facts(**more: Any) -> ModelCardFacts:
+    return ModelCardFacts.model_validate(
+        {"run_id": "river-1a2b", "system": "student", "data": "river bank", **more}
+    )
+
+
+def test_card_holds_results_with_intervals_teachers_and_limits(
+    make_manifest: Callable[..., Manifest], task: TaskDefinition
+) -> None:
+    known = facts(
+        training_examples=3634,
+        teachers=["claude: terms of the service"],
+        licences=["CC0"],
+        report=report(task),
+        calibration=Calibration(temperature=1.5, n=90),
+    )
+
+    card = render_model_card(known, make_manifest(), EXPORT)
+
+    assert "| accuracy | 0.812 [0.791, 0.834] |" in card
+    assert "1,234 test texts of river bank" in card
+    assert "- Teacher claude: terms of the service" in card
+    assert "3,634 texts of river bank" in card
+    assert "temperature 1.500, fitted on 90 validation texts" in card
+    assert "- Data: CC0" in card
+    assert "fluent is not faithful" in card
+    assert "0.0012" in card
+    for name in task.label_names:
+        assert f"| {name} | 0.500 | 0.250 | 0.333 | 40 |" in card
+
+
+def test_tiny_students_are_called_tiny(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    real = StudentConfig(architecture="causal", model="openai-community/gpt2")
+
+    assert "**Tiny.**" in render_model_card(facts(), make_manifest(), EXPORT)
+    assert "Tiny" not in render_model_card(facts(), make_manifest(real), EXPORT)
+
+
+def test_front_matter_is_what_hubs_read(make_manifest: Callable[..., Manifest]) -> None:
+    real = StudentConfig(architecture="seq2seq", model="google/flan-t5-small")
+
+    card = render_model_card(facts(), make_manifest(real), EXPORT)
+
+    matter = yaml.safe_load(card.split("---")[1])
+    assert matter["license"] == "apache-2.0"
+    assert matter["base_model"] == "google/flan-t5-small"
+    assert "finance" in matter["tags"]
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [
+        ("google/flan-t5-base", "apache-2.0"),
+        ("meta-llama/Llama-3.1-8B", "llama3.1"),
+        ("meta-llama/Meta-Llama-3-8B", "llama3"),
+        ("openai-community/gpt2", "mit"),
+        ("someone/unheard-of", "other"),
+    ],
+)
+def test_licence_of_the_base_is_known_or_said_to_be_unknown(model: str, licence: str) -> None:
+    assert base_licence(model) == licence
+
+
+def test_a_name_begins_with_llama_where_a_licence_wants_it(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    bound = facts(must_begin_with="Llama")
+    already = facts(run_id="llama-8b-1a2b", must_begin_with="Llama")
+
+    card = render_model_card(bound, make_manifest(), EXPORT)
+
+    assert model_name(bound) == "Llama-river-1a2b-student"
+    assert model_name(already) == "llama-8b-1a2b-student"
+    assert model_name(facts()) == "river-1a2b-student"
+    assert "# Llama-river" in card
+    assert "Built with Llama." in card
+
+
+def test_no_path_of_this_machine_is_published(
+    make_manifest: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    local = StudentConfig(architecture="seq2seq", model=str(tmp_path))
+
+    card = render_model_card(facts(), make_manifest(local), EXPORT)
+
+    assert str(tmp_path.parent) not in card
+    assert tmp_path.name in card
+
+
+def test_gold_labels_and_missing_results_are_said(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    known = facts(teachers=["claude: terms"])
+
+    card = render_model_card(known, make_manifest(labels="gold", rationale_weight=0), EXPORT)
+
+    assert "Teacher claude" not in card
+    assert "Not evaluated." in card
+    assert "labels only" in card
