@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.config import RunConfig
+from common.config.teacher import ClaudeTeacher
 from common.errors import FinstillError, JobCancelled, JobPaused
 from workers.graph import Stage, fingerprint, is_done, ready_stages, stages_of, stages_until
 from workers.jobs import Fault, Jobs, StageRecord, State
@@ -67,7 +68,17 @@ def submit(desk: Desk, run: RunDirectory, config: RunConfig, until: str = "repor
         for stage in stages_until(config, until)
     ]
     desk.jobs.submit(run.run_id, until, records)
+    _forgive_batches(desk, run, config)
     advance(desk, run, config)
+
+
+def _forgive_batches(desk: Desk, run: RunDirectory, config: RunConfig) -> None:
+    """Questions that batches gave up on are asked again when somebody submits the job again."""
+    for teacher in config.all_teachers:
+        if isinstance(teacher, ClaudeTeacher) and teacher.mode == "batch":
+            from teacher.batch_ledger import BatchLedger
+
+            BatchLedger(desk.redis).forgive(f"{run.run_id}:{teacher.name or teacher.model}")
 
 
 def advance(desk: Desk, run: RunDirectory, config: RunConfig) -> None:

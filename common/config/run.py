@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from common.config.base import Section
 from common.config.data import DataConfig
 from common.config.student import StudentConfig
-from common.config.teacher import Aggregation, LabellingConfig, TeacherConfig
+from common.config.teacher import Aggregation, ClaudeTeacher, LabellingConfig, TeacherConfig
 from common.config.training import TrainingConfig
 from common.fingerprint import digest
 
@@ -87,6 +87,13 @@ class RunConfig(Section):
     def _consistent(self) -> Self:
         if self.teacher and self.teachers:
             raise ValueError("give `teacher` or `teachers`, not both")
+        batches = [
+            t for t in self.all_teachers if isinstance(t, ClaudeTeacher) and t.mode == "batch"
+        ]
+        if batches and self.aggregation.kind == "cascade":
+            raise ValueError(
+                "a cascade asks row by row and cannot wait for batches: set mode: live"
+            )
         if len(self.teachers) > 1 and self.aggregation.kind == "single":
             raise ValueError(
                 "several teachers need an aggregation: vote, weighted, dawid_skene or cascade"
