@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["jobs", "predict"])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the stack in any case
     with tempfile.TemporaryDirectory() as folder:
         process, address = start(Path(folder))
         try:
