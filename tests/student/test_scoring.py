@@ -12,7 +12,7 @@ from common.task import TaskDefinition
 from student.encoding import Branch, Encoder
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
-from student.scoring import TorchScorer
+from student.scoring import TorchScorer, batches_by_length
 from student.trie import label_trie
 
 Pairs = Callable[[int], list[TrainingPair]]
@@ -178,3 +178,14 @@ def test_the_model_keeps_its_own_head_after_scoring(
     TorchScorer(loaded.module, encoder.encode_text(""), CPU).scores([(5, 6)], 4)
 
     assert dict(loaded.core.named_modules()).keys() == before
+
+
+def test_batches_hold_like_lengths_within_the_token_budget() -> None:
+    lengths = [3, 100, 95, 2000, 50, 49, 48, 3]
+
+    batches = batches_by_length(lengths, size=2)
+
+    # By hand: 2000 exceeds the budget alone; 95 >= 0.85 * 100; 48 would be the third row.
+    assert batches == [[3], [1, 2], [4, 5], [6], [0, 7]]
+    assert batches_by_length([], 4) == []
+    assert [len(b) for b in batches_by_length([100] * 25, 64)] == [10, 10, 5]
