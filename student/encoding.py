@@ -59,12 +59,19 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class TaskTokens:
-    """Ids that start and end decodings. `predict` and `explain` are equal for the prefix signal."""
+    """
+    Ids that start and end decodings. `predict` and `explain` are equal for the prefix signal.
+
+    `lead` stands before the task token in a decoder made of an encoder: such a model has learnt to
+    treat position 0 as a sink whatever stands there, and would not see a task token on it
+    (docs/decisions.md).
+    """
 
     predict: int
     explain: int
     end: int
     pad: int
+    lead: int | None = None
 
 
 class Encoder:
@@ -154,7 +161,7 @@ class Encoder:
 
     def _opening(self, word: str, start: int) -> tuple[int, ...]:
         if not self.causal:
-            return (start,)
+            return (start,) if self.tokens.lead is None else (self.tokens.lead, start)
         return tuple(plain_ids(self.tokenizer, word.rstrip()))
 
     def _branch(self, word: str, start: int, answer: list[int], label: int | None) -> Branch:

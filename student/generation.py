@@ -82,11 +82,18 @@ class Explainer:
         causal = not core.config.is_encoder_decoder
         rows = [[*context, *(opening if causal else ())] for context, opening in openings]
         width = max(map(len, rows))
-        # Left padding, so that every row goes on at the same place; encoders do not mind.
-        ids = torch.tensor([[tokens.pad] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        begin = width if causal else 1
-        options = {} if causal else {"decoder_start_token_id": openings[0][1][0]}
+        # Left padding, so that every causal row goes on at the same place; an encoder with absolute
+        # positions would read a shifted text.
+        gaps = [[tokens.pad] * (width - len(row)) for row in rows]
+        pairs = list(zip(gaps, rows, strict=True))
+        ids = torch.tensor([gap + row if causal else row + gap for gap, row in pairs])
+        seen = [([0] * len(gap), [1] * len(row)) for gap, row in pairs]
+        mask = torch.tensor([no + yes if causal else yes + no for no, yes in seen])
+        begin, options = width, {}
+        if not causal:
+            first = torch.tensor([opening for _, opening in openings], device=self._device)
+            begin = first.shape[1]
+            options = {"decoder_input_ids": first, "decoder_start_token_id": int(first[0, 0])}
         made = core.generate(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,13 @@ def write_model(
         # An adapter is nothing without its base, and a random one can be had nowhere else.
         shutil.copytree(base, staging / "base")
         base = "base"
-    tokens = loaded.tokens
     manifest = job.manifest.model_copy(
         update={
             "base": base,
             "summary": summary,
-            "tokens": {"predict": tokens.predict, "explain": tokens.explain,
-                       "end": tokens.end, "pad": tokens.pad},
+            "tokens": {k: v for k, v in asdict(loaded.tokens).items() if v is not None},
         }
-    )  # fmt: skip
+    )
     text = json.dumps(manifest.model_dump(mode="json"), indent=1)
     (staging / MANIFEST).write_text(text, encoding="utf-8")
     write_calibration(staging, calibration)

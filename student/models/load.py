@@ -245,7 +245,8 @@ def _task_tokens(
     if reserved is None:
         reserved = add_start_tokens(tokenizer)
         model.resize_token_embeddings(len(tokenizer))
-    return TaskTokens(*reserved, end, pad)
+    warm = model.config.model_type == "encoder-decoder"
+    return TaskTokens(*reserved, end, pad, lead=start if warm else None)
 
 
 def _decoder_start(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
