@@ -2,22 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 
-from common.config.student import StudentConfig
+from common.config.student import StudentConfig, TinyShape
 from common.task import TaskDefinition
 from student.encoding import Encoder, TaskTokens
+from student.models.tiny import train_tokenizer
 from student.models.warm_start import warm_start
-
-MINILM = Path(__file__).resolve().parents[2].parent / "shared" / "models" / "all-MiniLM-L6-v2"
 
 
 def test_a_lead_token_stands_before_the_task_token_and_carries_no_loss(
-    task: TaskDefinition, bpe: Any, tiny: Callable[..., StudentConfig]
+    task: TaskDefinition, tiny: Callable[..., StudentConfig]
 ) -> None:
+    bpe = train_tokenizer(["Profit rose.", "Sales fell."], TinyShape(family="t5", vocabulary=400))
     tokens = TaskTokens(predict=5, explain=6, end=1, pad=0, lead=3)
     encoder = Encoder(tiny("seq2seq", "t5", task_signal="decoder"), task, bpe, tokens)
 
@@ -28,9 +26,11 @@ def test_a_lead_token_stands_before_the_task_token_and_carries_no_loss(
     assert encoder.explain_inputs("Profit rose.")[1] == (3, 6)
 
 
-@pytest.mark.skipif(not MINILM.exists(), reason="needs the real MiniLM weights beside the checkout")
-def test_position_zero_of_a_real_encoder_is_blind_and_position_one_is_not() -> None:
-    model, _, _ = warm_start(str(MINILM), {"dtype": torch.float32}, {})
+def test_position_zero_of_a_real_encoder_is_blind_and_position_one_is_not(
+    shared_models: Path,
+) -> None:
+    source = str(shared_models / "all-MiniLM-L6-v2")
+    model, _, _ = warm_start(source, {"dtype": torch.float32}, {})
     model.eval()
     text = torch.tensor([[101, 3893, 4997, 102]])
 
