@@ -32,6 +32,7 @@ from student.devices import inside_launch, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.job import Training, summarise, write_model
 from student.ledger import Ledger
+from student.memory import forget_peak_memory
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.progress import TrainingHooks, TrainingSummary
@@ -64,6 +65,7 @@ def train_student(
     if not train:
         raise InputError("training: there is not a single training pair; expected at least one.")
     quiet_libraries()
+    forget_peak_memory()
     if threads:
         torch.set_num_threads(threads)
     hooks = hooks or TrainingHooks()
