@@ -42,7 +42,7 @@ def test_the_smoke_report_counts_what_was_read_and_what_it_costs() -> None:
 
 
 def test_too_many_unreadable_answers_stop_the_job_with_the_numbers() -> None:
-    answers = [said(0, "positive"), silent(1), silent(2)]
+    answers: list[TeacherAnswer | Unanswered] = [said(0, "positive"), silent(1), silent(2)]
 
     with pytest.raises(TeacherUnfit, match=r"to 1 of the first 3 rows \(0.33, at least 0.80"):
         judge_smoke(answers, LABELLING, TASK)
