@@ -73,7 +73,7 @@ def encode(entry: Entry) -> bytes:
 def decode(packed: bytes) -> Entry:
     """Raises InputError for bytes that are damaged or of a version this program does not know."""
     values = json.loads(unpack(packed))
-    usage = Usage.model_construct(**values["usage"])
+    usage = Usage(**values["usage"])
     reply = Reply(values["body"], usage, values["model"], values["received_at"], values["seconds"])
     return Entry(reply, values["teacher"], values["provider"], values["terms"])
 

@@ -126,7 +126,7 @@ class Gate:
         self._news = _News()
         self._dirty = asyncio.Event()
         self._fault: BaseException | None = None
-        self._ended = False
+        self._ended = asyncio.Event()
         self._reporter: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -138,7 +138,7 @@ class Gate:
     async def __aexit__(self, *_: object) -> None:
         if self._timer:
             self._timer.cancel()
-        self._ended = True
+        self._ended.set()
         self._dirty.set()
         if self._reporter:
             await self._reporter
@@ -220,7 +220,7 @@ class Gate:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RESTING_SECONDS):
                     await self._dirty.wait()
-            if self._ended:
+            if self._ended.is_set():
                 return
             self._dirty.clear()
             try:
@@ -228,7 +228,9 @@ class Gate:
             except FinstillError as error:
                 self.close(error)
                 return
-            await asyncio.sleep(_SOONEST_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SOONEST_SECONDS):
+                    await self._ended.wait()
 
     async def _exchange(self, leaving: bool = False) -> None:
         report = self._report(leaving)

@@ -76,7 +76,8 @@ class RationaleCheck:
     def _echoes(self, rationale: str, words: list[str], text: str) -> bool:
         if any(mark in rationale for mark in _MARKUP):
             return True
-        if words == _words(text):
+        # equal words need equal letters, give or take punctuation: most texts need no second look
+        if abs(len(rationale) - len(text)) <= len(text) // 3 and words == _words(text):
             return True
         return bool(self._prompt_spans and _spans(words) & self._prompt_spans)
 
@@ -100,9 +101,10 @@ class RationaleCheck:
 
 
 def _is_english(rationale: str, words: list[str]) -> bool:
-    letters = [c for c in rationale if c.isalpha()]
-    if sum(c.isascii() for c in letters) < 0.8 * len(letters):
-        return False
+    if not rationale.isascii():
+        letters = [c for c in rationale if c.isalpha()]
+        if sum(c.isascii() for c in letters) < 0.8 * len(letters):
+            return False
     foreign = sum(word in _FOREIGN for word in words)
     return foreign < 2 or foreign <= sum(word in _ENGLISH for word in words)
 

@@ -119,7 +119,7 @@ class LabellingConfig(Section):
     outputs the owner of the run may train on although the table keeps them for comparison.
     """
 
-    chunk_rows: int = Field(default=256, gt=0)
+    chunk_rows: int = Field(default=500, gt=0)
     max_usd: float | None = Field(default=None, gt=0)
     smoke_rows: int = Field(default=16, ge=0)
     min_parse_rate: float = Field(default=0.8, ge=0, le=1)
