@@ -239,14 +239,16 @@ def _task_tokens(
         model.config.pad_token_id = pad
         return TaskTokens(0, 0, end, pad)
     start = _decoder_start(model, tokenizer)
+    # An encoder's position 0 is a sink, blind to its token and nearly to its neighbours: nothing
+    # may be decoded from it, with either signal.
+    lead = start if model.config.model_type == "encoder-decoder" else None
     if config.task_signal == "prefix":
-        return TaskTokens(start, start, end, pad)
+        return TaskTokens(start, start, end, pad, lead)
     reserved = start_tokens(tokenizer)
     if reserved is None:
         reserved = add_start_tokens(tokenizer)
         model.resize_token_embeddings(len(tokenizer))
-    warm = model.config.model_type == "encoder-decoder"
-    return TaskTokens(*reserved, end, pad, lead=start if warm else None)
+    return TaskTokens(*reserved, end, pad, lead)
 
 
 def _decoder_start(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:

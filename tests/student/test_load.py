@@ -89,6 +89,17 @@ def test_cross_attention_counts_as_fresh_for_its_learning_rate(
     assert all("crossattention" in name or "cls.predictions" in name for name in loaded.fresh)
 
 
+@pytest.mark.parametrize("signal", ["prefix", "decoder"])
+def test_nothing_is_decoded_from_position_zero_of_a_warm_started_decoder(
+    task: TaskDefinition, folders: Callable[[str], Path], signal: str
+) -> None:
+    warm = load(task, folders("bert"), "seq2seq", task_signal=signal)
+    whole = load(task, folders("t5"), "seq2seq", task_signal=signal)
+
+    assert warm.tokens.lead == warm.core.config.decoder_start_token_id
+    assert whole.tokens.lead is None
+
+
 def test_decoder_signal_starts_each_task_with_a_token_of_its_own(
     task: TaskDefinition, folders: Callable[[str], Path]
 ) -> None:
