@@ -13,10 +13,13 @@ from teacher.gate import Gate
 from teacher.journal import Journal
 from teacher.services import LabellingServices
 
-# 0.25, 0.75, 2.25, 6.75, 20 seconds: a passing fault costs little, half a minute is sat out.
+# 0.25, 0.75, 2.25, 6.75, 20 s: a passing fault costs little, an outage of 15 s is sat out.
 FIRST_WAIT_SECONDS = 0.25
 WAIT_FACTOR = 3
 LONGEST_WAIT_SECONDS = 20.0
+# Where the service answers others meanwhile, the fault is the row's: no need to sit anything out.
+LONGEST_WAIT_AMONG_SUCCESSES = 1.0
+_SIGN_OF_HEALTH = 8
 _THROTTLES_PER_ATTEMPT = 20
 # So many rows in a row without a single success are no accident of single rows.
 _HOPELESS_ROWS = 8
@@ -129,7 +132,7 @@ class Asker:
         """One reply, with as many tries as the pace allows. Raises the last failure."""
         if not self._teacher.remote:
             return await self._teacher.ask(question)
-        attempts, throttles = 0, 0
+        attempts, throttles, before = 0, 0, self._successes
         while True:
             try:
                 return await self._try(question)
@@ -143,13 +146,15 @@ class Asker:
                 if attempts >= self._services.pace.max_attempts:
                     raise
                 self._services.count(retried=1)
-                await self._services.sleep(self._wait(attempts, error.retry_after))
+                healthy = self._successes - before >= _SIGN_OF_HEALTH
+                await self._services.sleep(self._wait(attempts, error.retry_after, healthy))
             if self.fault:
                 raise self.fault
 
-    def _wait(self, attempts: int, asked_for: float | None) -> float:
+    def _wait(self, attempts: int, asked_for: float | None, healthy: bool) -> float:
         """Capped exponential back-off with full jitter above a half, or what the service says."""
-        most: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * WAIT_FACTOR ** (attempts - 1))
+        longest = LONGEST_WAIT_AMONG_SUCCESSES if healthy else LONGEST_WAIT_SECONDS
+        most: float = min(longest, FIRST_WAIT_SECONDS * WAIT_FACTOR ** (attempts - 1))
         return max(asked_for or 0.0, most * (0.5 + 0.5 * self._services.dice()))
 
     async def _try(self, question: Question) -> Reply:

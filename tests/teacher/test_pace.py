@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.teacher import LabellingConfig, Pace
-from common.records import Example
+from common.records import Example, TeacherAnswer, Unanswered
 from teacher.base import Question, RateLimited, Unavailable
 from teacher.cache import MemoryCache
 from teacher.gate import MemoryPaceStore, RedisPaceStore
@@ -33,6 +33,7 @@ class Service:
 
     def __init__(self, loop: Any, make: Callable[..., list[Example]]):
         self.loop, self._make = loop, make
+        self.answers: list[Any] = []
 
     def label(
         self, teacher: Any, rows: int, workers: int, pace: Pace = PACE, chunk: int = 250
@@ -50,7 +51,7 @@ class Service:
                 start = starts.pop(0)
                 services = dataclasses.replace(base, owner=f"w{number}-{start}")
                 part = examples[start : start + chunk]
-                await answers_to(part, teacher, LabellingConfig(), services)
+                self.answers += await answers_to(part, teacher, LabellingConfig(), services)
 
         async def all_workers() -> None:
             await asyncio.gather(*(work(number) for number in range(workers)))
@@ -205,10 +206,33 @@ def test_passing_failures_do_not_lower_the_limit(service: Service, scripted: Any
 
     teacher = scripted(behave, seconds=0.1)
 
-    service.label(teacher, 2000, 4)
+    seconds = service.label(teacher, 2000, 4)
 
+    assert seconds < 8
     assert service.store.state.limit == 64
     assert 2200 < teacher.asked.total() < 2300
+
+
+def test_a_row_that_always_fails_holds_its_chunk_up_for_seconds_only(
+    service: Service, scripted: Any
+) -> None:
+    def behave(question: Question, _earlier: int) -> Any:
+        return Unavailable("500") if question.example_id == "row-7" else GOOD
+
+    assert service.label(scripted(behave, seconds=0.1), 500, 2) < 6
+    assert [a.example_id for a in service.answers if isinstance(a, Unanswered)] == ["row-7"]
+
+
+def test_an_outage_of_a_quarter_of_a_minute_is_sat_out(service: Service, scripted: Any) -> None:
+    def behave(_question: Question, _earlier: int) -> Any:
+        return Unavailable("502") if service.loop.time() < 14 else GOOD
+
+    teacher = scripted(behave, seconds=0.1)
+
+    service.label(teacher, 300, 2)
+
+    assert len(service.answers) == 300
+    assert all(isinstance(answer, TeacherAnswer) for answer in service.answers)
 
 
 def test_a_dead_workers_slots_come_back() -> None:
