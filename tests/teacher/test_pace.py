@@ -90,24 +90,24 @@ def test_a_service_that_allows_half_is_found_out_at_little_cost(
     assert set(teacher.asked.values()) == {1}
 
     teacher = scripted(seconds=0.1, cap=32)
-    seconds = service.label(teacher, 6400, workers, chunk=800)
-    assert 6400 / 32 * 0.1 / seconds >= 0.75
+    seconds = service.label(teacher, 3200, workers, chunk=800)
+    assert 3200 / 32 * 0.1 / seconds >= 0.75
 
 
 def test_after_the_ramp_probing_is_rare(service: Service, scripted: Any) -> None:
     teacher = scripted(seconds=0.1, cap=32)
 
-    seconds = service.label(teacher, 16_000, 2, chunk=2000)
+    seconds = service.label(teacher, 8_000, 2, chunk=2000)
 
-    assert seconds < 16_000 / 32 * 0.1 / 0.85
+    assert seconds < 8_000 / 32 * 0.1 / 0.85
     assert teacher.refused <= 60 + seconds / 15
 
 
 def test_a_service_that_grows_is_followed(service: Service, scripted: Any) -> None:
-    teacher = scripted(seconds=0.1, cap=16)
-    service.loop.call_later(30, lambda: setattr(teacher, "cap", 64))
+    teacher = scripted(seconds=0.5, cap=16)
+    service.loop.call_later(5, lambda: setattr(teacher, "cap", 64))
 
-    service.label(teacher, 12_000, 2, chunk=1000)
+    service.label(teacher, 5_000, 2, chunk=1000)
 
     assert service.store.state.limit > 18
 
@@ -176,7 +176,7 @@ def test_a_service_that_queues_is_slowed_down_for(service: Service, scripted: An
     pace = Pace(max_concurrency=256, slow_factor=4.0)
     teacher = Queueing(seconds=0.1)
 
-    service.label(teacher, 4000, 2, pace, chunk=1000)
+    service.label(teacher, 2000, 2, pace, chunk=1000)
 
     assert service.store.state.limit < 100
 
