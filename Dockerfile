@@ -1,19 +1,19 @@
 # syntax=docker/dockerfile:1
 # One image for the API and every worker: compose and an orchestrator give the command.
 #   docker build -t finstill .
-#   docker build -t finstill:gpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu129 .
+#   docker build -t finstill:gpu --build-arg TORCH_INDEX=ADDRESS .   # see .env.example
 ARG PYTHON=3.11.14-slim-bookworm
 FROM python:${PYTHON} AS dependencies
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv /venv
 COPY constraints.txt pyproject.toml ./
 COPY common/__init__.py common/__init__.py
 # The dependencies alone: the project is run from /app (PYTHONPATH), never installed.
-RUN /venv/bin/pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} torch \
+RUN /venv/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch \
  && /venv/bin/python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
- && /venv/bin/pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} --requirement requirements.txt
+ && /venv/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt
 
 FROM python:${PYTHON} AS finstill
 LABEL org.opencontainers.image.title="finstill" org.opencontainers.image.licenses="Apache-2.0"
