@@ -1,11 +1,12 @@
 """How an answer lies in the cache: a version byte, then zstd-compressed canonical JSON."""
 
-import json
 import threading
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from pydantic_core import from_json
 
 from common.errors import InputError
 from common.fingerprint import canonical_json
@@ -72,7 +73,7 @@ def encode(entry: Entry) -> bytes:
 
 def decode(packed: bytes) -> Entry:
     """Raises InputError for bytes that are damaged or of a version this program does not know."""
-    values = json.loads(unpack(packed))
+    values = from_json(unpack(packed))  # three times as fast as json.loads
     usage = Usage(**values["usage"])
     reply = Reply(values["body"], usage, values["model"], values["received_at"], values["seconds"])
     return Entry(reply, values["teacher"], values["provider"], values["terms"])

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 Entry = Mapping[str, Any]
@@ -29,8 +30,13 @@ def label_probabilities(entries: Sequence[Entry], labels: Sequence[str]) -> dict
     found = list(_VALUE.finditer(b"".join(tokens)))
     if not found:
         return None
-    ends = {label: json.dumps(label, ensure_ascii=False)[1:].encode() for label in labels}
-    return _walk(entries, tokens, found[-1].end(), ends)
+    return _walk(entries, tokens, found[-1].end(), _ends(tuple(labels)))
+
+
+@lru_cache(maxsize=16)
+def _ends(labels: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Each label as it ends in JSON, with the closing quote."""
+    return {label: json.dumps(label, ensure_ascii=False)[1:].encode() for label in labels}
 
 
 def label_window(entries: Sequence[Entry]) -> list[Entry]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic_core import from_json
+
 from common.labels import LabelSet
 from common.records import Reason, TeacherAnswer, Unanswered
 from teacher.base import Question, Reply
@@ -159,7 +161,7 @@ def after_echo(raw: str) -> str:
 def find_object(reply: str) -> dict[str, Any] | None:
     """The JSON object in a reply: bare, fenced, or after some words; the last one where several."""
     try:
-        whole = json.loads(reply)
+        whole = from_json(reply)
     except ValueError:
         pass
     else:
