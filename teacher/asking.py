@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import FinstillError, JobCancelled, TeacherError, TeacherRejected
-from common.records import Reason
+from common.records import Reason, TeacherAnswer, Unanswered
 from teacher.base import Question, RateLimited, Reply, RowRejected, Teacher, Unavailable
 from teacher.budget import Wallet
 from teacher.entries import Entry
@@ -40,7 +40,8 @@ class Asker:
     Asks one teacher. `async with Asker(...) as asker`, then `ask_all`.
 
     `fault` is what ended the job (budget, cancellation, a service that refuses everything): nothing
-    new is sent from then on, and what is in flight is still waited for and stored.
+    new is sent from then on, and what is in flight is still waited for and stored. `read` holds
+    the answers to the questions asked here, by the question's `id()`.
     """
 
     def __init__(self, teacher: Teacher, services: LabellingServices):
@@ -49,6 +50,8 @@ class Asker:
         self._gate = Gate(services.pace_of(teacher), services.owner)
         self._wallet = Wallet(services.purse, services.owner)
         self._journal = Journal(services.cache, services.purse, services.owner, services.count)
+        self.counts = self._journal.counts
+        self.read: dict[int, TeacherAnswer | Unanswered] = {}
         self._tasks: set[asyncio.Task[Entry | Failure | None]] = set()
         self._failures = 0
         self._successes = 0
@@ -67,6 +70,7 @@ class Asker:
         if self._teacher.remote:
             await self._wallet.close()
             await self._gate.__aexit__()
+        self.counts.tell()
 
     def stop(self, fault: FinstillError) -> None:
         """Send nothing new."""
@@ -107,6 +111,8 @@ class Asker:
         teacher = self._teacher
         entry = Entry(reply, teacher.name, teacher.provider, teacher.terms)
         await self._journal.keep(question.key, entry)
+        # read now, while others are in flight, and not all at once when the last has come
+        self.read[id(question)] = teacher.read(question, reply)
         return entry
 
     def _give_up(self, reason: Reason, detail: str) -> Failure:
@@ -138,14 +144,14 @@ class Asker:
                 return await self._try(question)
             except RateLimited as error:
                 throttles += 1
-                self._services.count(throttled=1)
+                self.counts.add(throttled=1)
                 if throttles >= _THROTTLES_PER_ATTEMPT * self._services.pace.max_attempts:
                     raise Unavailable(str(error)) from error
             except Unavailable as error:
                 attempts += 1
                 if attempts >= self._services.pace.max_attempts:
                     raise
-                self._services.count(retried=1)
+                self.counts.add(retried=1)
                 healthy = self._successes - before >= _SIGN_OF_HEALTH
                 await self._services.sleep(self._wait(attempts, error.retry_after, healthy))
             if self.fault:

@@ -1,6 +1,8 @@
 """Paid replies on their way into the cache: many at a time, and never lost on the way."""
 
 import asyncio
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,27 @@ class Count(Protocol):
     """Adds to a job's counters: asked, cached, failed, input_tokens, output_tokens, usd, ..."""
 
     def __call__(self, **deltas: float) -> None: ...
+
+
+class Counts:
+    """Gathers counts, so that whoever shows them is told a few times a second and not per row."""
+
+    def __init__(self, count: Count):
+        self._count = count
+        self._lock = threading.Lock()
+        self._news: Counter[str] = Counter()
+
+    def add(self, **deltas: float) -> None:
+        """Remember for the next `tell`."""
+        with self._lock:
+            self._news.update(deltas)
+
+    def tell(self) -> None:
+        """Pass on what was gathered; may take as long as its listener does."""
+        with self._lock:
+            news, self._news = self._news, Counter()
+        if news:
+            self._count(**news)
 
 
 @dataclass(slots=True)
@@ -36,7 +59,7 @@ class Journal:
         self._cache = cache
         self._purse = purse
         self._owner = owner
-        self._count = count
+        self.counts = Counts(count)
         self._pages: list[_Page] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -71,7 +94,7 @@ class Journal:
         total = sum((page.entry.reply.usage for page in pages), Usage())
         if total.usd:
             self._purse.settle(self._owner, total.usd, 0.0)
-        self._count(
+        self.counts.add(
             asked=len(pages),
             input_tokens=total.input_tokens,
             output_tokens=total.output_tokens,

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from common.config.teacher import LabellingConfig
 from common.errors import FinstillError, JobCancelled
@@ -17,6 +18,7 @@ from teacher.services import LabellingServices
 
 AnyAnswer = TeacherAnswer | Unanswered
 _BLOCK_ROWS = 2048
+T = TypeVar("T")
 _CANCEL_SECONDS = 0.25
 _POLL_SECONDS = 0.1
 
@@ -67,6 +69,7 @@ class _Block:
         self._labelling = labelling
         self._services = services
         self._leased: set[str] = set()
+        self._heard: dict[int, AnyAnswer] = {}
 
     async def label(self, examples: Sequence[Example]) -> list[AnyAnswer]:
         """See `label_examples`."""
@@ -106,7 +109,9 @@ class _Block:
                 detail=outcome.detail,
                 key=question.key,
             )
-        answer = self._teacher.read(question, outcome.reply)
+        answer = self._heard.pop(id(question), None)
+        if answer is None:
+            answer = self._teacher.read(question, outcome.reply)
         answer = _not_too_long(answer, self._labelling.max_rationale_words)
         return answer.model_copy(update={"cached": cached}) if cached else answer
 
@@ -157,6 +162,7 @@ class _Block:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             await self._release(self._leased)
+        self._heard = asker.read
         if asker.fault:
             raise asker.fault
         return found
@@ -194,7 +200,8 @@ class _Block:
         services, cache = self._services, self._services.cache
         beats = 0
         while True:
-            if await off_loop(cache.blocks, services.cancelled):
+            await _in_thread(cache.blocks, asker.counts.tell)
+            if await _in_thread(cache.blocks, services.cancelled):
                 asker.stop(JobCancelled("the job was cancelled; what was answered is kept."))
                 return
             if beats % int(HEARTBEAT_SECONDS / 4 / _CANCEL_SECONDS) == 0:
@@ -202,6 +209,11 @@ class _Block:
                     await off_loop(cache.blocks, cache.beat, services.owner)
             beats += 1
             await asyncio.sleep(_CANCEL_SECONDS)
+
+
+async def _in_thread(blocks: bool, call: Callable[[], T]) -> T:
+    """For calls of others, which know no hurry."""
+    return await asyncio.to_thread(call) if blocks else call()
 
 
 def _not_too_long(answer: AnyAnswer, most_words: int) -> AnyAnswer:

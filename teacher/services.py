@@ -15,6 +15,7 @@ from teacher.budget import MemoryPurse, Purse, RedisPurse
 from teacher.cache import AnswerCache, MemoryCache, RedisCache
 from teacher.gate import MemoryPaceStore, PaceStore, RedisPaceStore
 from teacher.journal import Count
+from teacher.patience import without_retries
 
 if TYPE_CHECKING:
     import redis
@@ -62,6 +63,7 @@ def redis_services(
     cancelled: Callable[[], bool] = _never,
 ) -> LabellingServices:
     """Services that all workers of a job share through one Redis; `client` returns bytes."""
+    client = without_retries(client)
     return LabellingServices(
         cache=RedisCache(client),
         purse=RedisPurse(client, job_id, labelling.max_usd),
