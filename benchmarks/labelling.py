@@ -398,7 +398,7 @@ def recorded(bench: Bench, kind: str) -> dict[str, Any]:
 
 
 SCENARIOS: dict[str, tuple[Callable[[Bench, str], dict[str, Any]], int]] = {
-    "cold": (cold, 2),
+    "cold": (cold, 4),
     "throttled": (throttled, 2),
     "warm": (warm, 1),
     "duplicates": (duplicates, 4),

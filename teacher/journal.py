@@ -13,6 +13,9 @@ from teacher.entries import Entry
 from teacher.loops import off_loop
 
 
+_GATHER_SECONDS = 0.004
+
+
 class Count(Protocol):
     """Adds to a job's counters: asked, cached, failed, input_tokens, output_tokens, usd, ..."""
 
@@ -78,6 +81,8 @@ class Journal:
 
     async def _write(self) -> None:
         while self._pages:
+            # replies come in bursts: the next requests go out first, and one write takes them all
+            await asyncio.sleep(_GATHER_SECONDS)
             pages, self._pages = self._pages, []
             try:
                 await off_loop(self._cache.blocks, self._write_pages, pages)

@@ -14,7 +14,7 @@ from typing import Any, Self
 from common.config.teacher import Pace
 
 BACK_OFF = 0.75
-FIRST_LIMIT = 32
+FIRST_LIMIT = 48
 MEMBER_SECONDS = 10.0
 BURST_SECONDS = 5.0
 FIRST_PROBE_SECONDS = 15.0
@@ -92,7 +92,7 @@ class PaceState:
 
     @classmethod
     def start(cls, pace: Pace) -> Self:
-        """At 32, which every service takes, or at what is allowed."""
+        """At 48 or at what is allowed: one step, one round trip, below the usual 64."""
         return cls(limit=float(min(FIRST_LIMIT, pace.max_concurrency)))
 
     def dump(self) -> dict[str, Any]:
