@@ -80,6 +80,10 @@ class RunDirectory:
         """How a system did on the test part."""
         return self.system(name) / "evaluation.json"
 
+    def elsewhere(self, name: str, texts: str) -> Path:
+        """What a system said of other texts, known by their digest."""
+        return self.system(name) / "elsewhere" / f"{texts}.parquet"
+
     def training_summary(self, name: str) -> Path:
         """Steps, seconds, history of a training."""
         return self.system(name) / "training.json"
@@ -114,6 +118,9 @@ class RunDirectory:
         """A short name of what the stage was made from."""
         marker = read_json(self.marker(stage)) or {}
         return str(marker.get("fingerprint", ""))
+
+
+Run = tuple[RunDirectory, RunConfig]
 
 
 def create_run(runs: Path, config: RunConfig) -> RunDirectory:

@@ -88,6 +88,20 @@ def read_records(path: Path, model: Any) -> Iterator[Any]:
             yield from layout.records(batch)
 
 
+def read_columns(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
+    """
+    The cells of some columns, row by row, without making records: a million in a second or two.
+
+    Raises InputError for a file that cannot be read or has no such column.
+    """
+    with _read_faults(path), pq.ParquetFile(path) as file:
+        missing = set(names) - set(file.schema_arrow.names)
+        if missing:
+            raise InputError(f"{path} has no column {', '.join(sorted(missing))}.")
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(names)):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+
 def read_answers(path: Path) -> Iterator[Answer]:
     """`read_records(path, Answer)` with its type."""
     return read_records(path, Answer)

@@ -304,7 +304,7 @@ def test_a_source_that_grows_or_shrinks_between_the_two_passes_is_refused(
 
 
 def test_leaked_names_test_examples_whose_text_was_trained_on_however_it_was_written() -> None:
-    test = [Example(id=str(i), text=t) for i, t in enumerate(["Sales rose 5 %.", "New", "+ 1"])]
+    test = [(str(i), text) for i, text in enumerate(["Sales rose 5 %.", "New", "+ 1"])]
 
     assert leaked(test, iter(["SALES ROSE 5%", "something else"])) == ["0"]
     assert leaked(test, []) == []
