@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.config import RunConfig
 from common.config.teacher import ClaudeTeacher
 from common.errors import FinstillError, JobCancelled, JobPaused
+from common.task import load_task
+from workers.corrections import Corrections
 from workers.graph import Stage, fingerprint, is_done, ready_stages, stages_of, stages_until
 from workers.jobs import Fault, Jobs, StageRecord, State
 from workers.leases import Lease
@@ -58,7 +60,14 @@ class Desk:
 
 
 def submit(desk: Desk, run: RunDirectory, config: RunConfig, until: str = "report") -> None:
-    """Put a run on the queue up to `until`; stages whose outputs exist are taken as done."""
+    """
+    Put a run on the queue up to `until`; stages whose outputs exist are taken as done.
+
+    A run that is not at work goes by the corrections made until now.
+    """
+    if not any(not job.ended for job in desk.jobs.many([run.run_id])):
+        corrections = Corrections(desk.settings.runs / ".corrections")
+        corrections.pin(run, config.task, load_task(config.task).label_names)
     records = [
         StageRecord(
             name=stage.name,
@@ -146,6 +155,7 @@ def _work(
     if not _take_over(desk, run.run_id, stage, chunk):
         return
     context = _context(desk, run, config, stage, chunk, lease)
+    made_from = fingerprint(config, stage.name, run.corrections)
     try:
         finished = _do(desk, context, stage, chunk)
     except _CallAgain as wait:
@@ -166,7 +176,7 @@ def _work(
         _fail(desk, run.run_id, stage, error, State.FAILED)
         return
     if finished and not lease.lost:
-        run.mark_done(stage.name, fingerprint(config, stage.name), time.time() - begun)
+        run.mark_done(stage.name, made_from, time.time() - begun)
         _finish(desk, run, config, stage)
 
 

@@ -1,5 +1,6 @@
 """What a run consists of: its stages, their order, and the fingerprint each output must carry."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from common.config import RunConfig
 from common.config.data import FileData, FpbData
 from common.config.run import TrainedBaseline
 from common.config.teacher import ClaudeTeacher, RecordedTeacher
-from common.fingerprint import digest_path
+from common.fingerprint import digest, digest_path
 from common.task import CONFIGS, load_task
 from workers.run_directory import RunDirectory, stage_fingerprint
 
@@ -71,31 +72,68 @@ def system_names(config: RunConfig) -> list[str]:
     return (["student"] if config.student else []) + list(config.baselines)
 
 
-def fingerprints(config: RunConfig) -> dict[str, str]:
-    """What the marker of each finished stage must say; changes with anything the stage reads."""
+def fingerprints(config: RunConfig, corrections: Mapping[str, str] | None = None) -> dict[str, str]:
+    """
+    What the marker of each finished stage must say; changes with anything the stage reads.
+
+    `corrections` are those the run goes by. What a teacher said, and a student of one teacher, do
+    not depend on gold and stay.
+    """
+    plain = _chain(config, None)
+    if not corrections:
+        return plain
+    corrected = _chain(config, digest(dict(corrections)))
+    stages = stages_of(config).values()
+    return {s.name: (corrected if _reads_gold(config, s) else plain)[s.name] for s in stages}
+
+
+def _chain(config: RunConfig, gold: str | None) -> dict[str, str]:
     known: dict[str, str] = {}
     for stage in stages_of(config).values():
         inputs = [known[name] for name in stage.needs]
-        known[stage.name] = stage_fingerprint(stage.name, _reads(config, stage), inputs)
+        reads = _reads(config, stage)
+        if stage.verb == "prepare" and gold:
+            reads = [reads, gold]
+        known[stage.name] = stage_fingerprint(stage.name, reads, inputs)
     return known
 
 
-def fingerprint(config: RunConfig, stage: str) -> str:
+def _reads_gold(config: RunConfig, stage: Stage) -> bool:
+    """Several teachers are weighed by the gold of the probe; one alone is taken at its word."""
+    if stage.verb == "train":
+        _, training = config.trained_systems[stage.system]
+        return training.labels == "gold" or len(config.all_teachers) > 1
+    return stage.verb not in ("batch", "label")
+
+
+def fingerprint(
+    config: RunConfig, stage: str, corrections: Mapping[str, str] | None = None
+) -> str:  # fmt: skip
     """The fingerprint of one stage."""
-    return fingerprints(config)[stage]
+    return fingerprints(config, corrections)[stage]
 
 
 def is_done(run: RunDirectory, config: RunConfig, stage: str) -> bool:
     """Whether a stage's output is on disk and made from this very input."""
-    return run.is_done(stage, fingerprint(config, stage))
+    return run.is_done(stage, fingerprint(config, stage, run.corrections))
 
 
 def ready_stages(run: RunDirectory, config: RunConfig) -> list[Stage]:
-    """The stages that are not done and whose needs are."""
-    stages, wanted = stages_of(config), fingerprints(config)
+    """
+    The stages that are not done and whose needs are, and the needs of those, to the root.
+
+    A student can be done while the gold it will be judged by is being made anew.
+    """
+    stages, wanted = stages_of(config), fingerprints(config, run.corrections)
     done = {name for name in stages if run.is_done(name, wanted[name])}
+    settled: set[str] = set()
+    for name, stage in stages.items():
+        if name in done and settled.issuperset(stage.needs):
+            settled.add(name)
     return [
-        stage for name, stage in stages.items() if name not in done and done.issuperset(stage.needs)
+        stage
+        for name, stage in stages.items()
+        if name not in done and settled.issuperset(stage.needs)
     ]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from common.config import RunConfig
 from common.errors import FinstillError
+from common.task import load_task
+from workers.corrections import Corrections
 from workers.graph import Stage, fingerprint, is_done, stages_until
 from workers.jobs import Fault, Job, StageRecord, State
 from workers.run_directory import RunDirectory, create_run
@@ -22,6 +24,8 @@ class LocalRun:
     def __init__(self, settings: Settings, config: RunConfig, until: str, show: Show):
         self.config = config
         self.run: RunDirectory = create_run(settings.runs, config)
+        corrections = Corrections(settings.runs / ".corrections")
+        corrections.pin(self.run, config.task, load_task(config.task).label_names)
         self._settings = settings
         self._show = show
         self._begun = time.time()
@@ -43,6 +47,7 @@ class LocalRun:
 
     def _one(self, stage: Stage) -> None:
         begun = time.time()
+        made_from = fingerprint(self.config, stage.name, self.run.corrections)
         self._update(stage, state=State.RUNNING, started_at=begun)
         try:
             while (again := run_stage(self._context(stage), stage)) is not None:
@@ -52,7 +57,7 @@ class LocalRun:
             self._update(stage, state=State.FAILED, fault=fault)
             raise
         seconds = time.time() - begun
-        self.run.mark_done(stage.name, fingerprint(self.config, stage.name), seconds)
+        self.run.mark_done(stage.name, made_from, seconds)
         whole = self._records[stage.name].total
         self._update(stage, state=State.DONE, done=whole, finished_at=time.time())
 

@@ -50,6 +50,16 @@ class RunDirectory:
         return self.data / "split.json"
 
     @property
+    def corrections_file(self) -> Path:
+        """Folded text -> label of the corrections this run goes by."""
+        return self.root / "corrections.json"
+
+    @property
+    def corrections(self) -> dict[str, str]:
+        """What people set right before this run was submitted; empty where nothing was."""
+        return read_json(self.corrections_file) or {}
+
+    @property
     def labels(self) -> Path:
         """chunks/, answers.parquet, probe.json, summary.json and the pairs."""
         return self.root / "labels"
