@@ -9,7 +9,7 @@ from common.config import load_config
 from common.task import CONFIGS, load_task
 from workers.graph import stages_of
 
-_NOT_RUNS = {"tasks", "prompts"}
+_NOT_RUNS = {"tasks", "prompts", "data"}
 _TABLES = {"prices.yaml", "published.yaml", "finance_terms.yaml", "terms.yaml"}
 RUNS = [
     path

@@ -1,48 +1,50 @@
 """Several systems of one or several runs, judged on the same texts, side by side."""
 
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from common import __version__
-from common.config import RunConfig
-from common.data.store import read_records
+from common.data.fold import fold_key
+from common.data.store import count_records, read_records
 from common.errors import InputError
 from common.evaluation.compare import compare_systems
-from common.evaluation.comparison import Comparison, Judged, ReportContext
+from common.evaluation.comparison import Comparison, Judged
+from common.evaluation.evaluate import evaluate_system
 from common.evaluation.render import render_html, render_markdown
-from common.fingerprint import digest, digest_lines
-from common.records import EvaluationReport, Example, Prediction
-from common.task import PROJECT_ROOT, load_task
-from workers.graph import system_names
-from workers.run_directory import RunDirectory, read_json, write_text
-from workers.services import usable_cores
+from common.records import Example, Prediction
+from common.task import load_task
+from workers.comparing_files import compare_large
+from workers.judged_texts import JudgedTexts, common_texts, keyed, other_texts, own_texts
+from workers.leak_guard import dropped_note, find_leaks, leak_notes, refuse_leaks
+from workers.provenance import context_of
+from workers.run_directory import Run, RunDirectory, write_text
+from workers.services import Settings
+from workers.systems import Options, System, systems_of
 
-Run = tuple[RunDirectory, RunConfig]
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "scikit-learn", "scipy")
+LARGE = 50_000  # test texts above which a comparison works column by column
 
 
-def compare_runs(runs: Sequence[Run], only: Sequence[str] = ()) -> Comparison:
+def compare_runs(
+    runs: Sequence[Run], options: Options | None = None, settings: Settings | None = None
+) -> Comparison:
     """
-    Compare the judged systems of `runs`; `only` keeps those of these names.
+    Compare the judged systems of `runs`; `settings` are needed to judge other texts (`on`).
 
-    Raises InputError when the runs were not judged on the same texts or nothing was judged.
+    Raises InputError when the runs were not judged on the same texts, when one has seen texts it
+    is to be judged on, or when nothing was judged.
     """
-    directory, config = runs[0]
-    gold = list(read_records(directory.part("test"), Example))
-    _refuse_other_texts(runs)
-    judged = [system for run in runs for system in _judged(run, prefix=len(runs) > 1)]
-    if only:
-        judged = [s for s in judged if s.report.system.name.rpartition("/")[2] in only]
-    if not judged:
-        raise InputError(f"run {directory.run_id} has no evaluated system to compare.")
+    options = options or Options()
+    systems = systems_of(runs, options.only)
+    runs = [run for run in runs if any(s.run is run for s in systems)]
+    if not systems:
+        raise InputError("there is no evaluated system of these names to compare.")
+    if not options.on and count_records(runs[0][0].part("test")) > LARGE:
+        return compare_large(runs, systems, options)
+    texts = _texts(runs, options)
+    texts = _without_leaks(texts, runs, options.drop_leaked)
+    judged = [_judged(system, texts, settings) for system in systems]
+    config = runs[0][1]
+    context = context_of(runs, options, texts.notes)
     return compare_systems(
-        judged, gold, load_task(config.task), config.evaluation, context=_context(runs)
+        judged, texts.gold, load_task(config.task), config.evaluation, context=context
     )
 
 
@@ -53,131 +55,64 @@ def write_comparison(directory: RunDirectory, comparison: Comparison) -> None:
     write_text(directory.report("html"), render_html(comparison))
 
 
-def _refuse_other_texts(runs: Sequence[Run]) -> None:
-    prints = {run.run_id: _texts_digest(run) for run, _ in runs}
-    if len(set(prints.values())) > 1:
-        listing = ", ".join(f"{name} ({value[:8]})" for name, value in prints.items())
-        raise InputError(
-            f"the runs were judged on different texts: {listing}; compare runs whose configs have "
-            "the same data section."
-        )
+def _texts(runs: Sequence[Run], options: Options) -> JudgedTexts:
+    if options.on and options.common:
+        raise InputError("--on and --common name two sets of texts; give one of them.")
+    if options.on:
+        return other_texts(options.on, runs, "the data config")
+    return common_texts(runs) if options.common else own_texts(runs)
 
 
-def _texts_digest(run: RunDirectory) -> str:
-    if read_json(run.split_file) is None:
-        raise InputError(f"run {run.run_id} is not finished: it has no data; run it first.")
-    test = read_records(run.part("test"), Example)
-    return digest_lines(f"{e.id}\0{e.label}\0{e.text}" for e in test)
+def _without_leaks(texts: JudgedTexts, runs: Sequence[Run], drop: bool) -> JudgedTexts:
+    leaks = find_leaks(runs, texts.rows, own=texts.origin != "other")
+    if drop and leaks:
+        ids = frozenset(row_id for leak in leaks for row_id in leak.ids)
+        return texts.without(ids, dropped_note(leaks, len(ids), len(texts.gold)))
+    refuse_leaks(leaks, len(texts.gold))
+    return texts.noting(leak_notes(leaks))
 
 
-def _judged(run: Run, prefix: bool) -> list[Judged]:
-    directory, config = run
-    found = []
-    for name in system_names(config):
-        raw = read_json(directory.evaluation(name))
-        if raw is None:
-            raise InputError(f"run {directory.run_id}: system '{name}' is not evaluated yet.")
-        report = EvaluationReport.model_validate(raw)
-        if prefix:
-            card = {"name": f"{directory.run_id}/{name}", "group": _recipe(config, name, report)}
-            report = report.model_copy(update={"system": report.system.model_copy(update=card)})
-        found.append(Judged(report, list(read_records(directory.predictions(name), Prediction))))
-    return found
-
-
-def _recipe(config: RunConfig, name: str, report: EvaluationReport) -> str | None:
-    """
-    What runs that differ by their seed alone have in common; None where no seed plays a part.
-
-    The digits tell recipes apart that look alike in a table: another learning rate, other teachers.
-    """
-    if name not in config.trained_systems:
-        return None
-    student, training = config.trained_systems[name]
-    made = config.model_dump(mode="json", include={"data", "teacher", "teachers", "aggregation"})
-    parts = [student, training.model_copy(update={"seed": None})]
-    key = digest([made, *(part.model_dump(mode="json") for part in parts)])
-    return f"{report.system.title} ({key[:4]})"
-
-
-def _context(runs: Sequence[Run]) -> ReportContext:
-    directory, config = runs[0]
-    split = read_json(directory.split_file) or {}
-    summary = read_json(directory.labels_summary) or {}
-    return ReportContext(
-        run_id=" ".join(run.run_id for run, _ in runs),
-        created=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        description=config.description,
-        config=config.model_dump(mode="json"),
-        versions=_versions(),
-        seeds={run.run_id: c.seed for run, c in runs},
-        fingerprints={run.run_id: run.marker_digest("prepare")[:16] for run, _ in runs},
-        hardware=hardware(),
-        commands=[f"finstill run {config.name}.yaml"],
-        licences=[*([config.data.licence] if config.data.licence else []), *_terms(summary)],
-        histories=_histories(runs),
-        teacher=summary,
-        split={k: v for k, v in split.items() if isinstance(v, str | int | float | dict)},
+def _judged(system: System, texts: JudgedTexts, settings: Settings | None) -> Judged:
+    """The stored report where it is about these very texts, else a new one."""
+    said = _said(system, texts, settings)
+    if texts.origin == "own" and texts.whole:
+        return Judged(system.report, said)
+    config = system.run[1]
+    report = evaluate_system(
+        system.report.system,
+        texts.gold,
+        said,
+        load_task(config.task),
+        config.evaluation,
+        texts.dataset,
+        texts.fingerprint,
+        near_duplicates=texts.near_duplicates,
     )
+    return Judged(report, said)
 
 
-def _terms(summary: dict[str, Any]) -> list[str]:
-    terms = summary.get("terms") or []
-    return list(terms.values()) if isinstance(terms, dict) else [str(line) for line in terms]
+def _said(system: System, texts: JudgedTexts, settings: Settings | None) -> list[Prediction]:
+    directory = system.run[0]
+    if texts.origin == "other":
+        from workers.transfer import predict_elsewhere
+
+        if settings is None:
+            raise InputError("other texts can be judged on the command line only.")
+        return predict_elsewhere(system.run, system.name, texts, settings)
+    said = list(read_records(directory.predictions(system.name), Prediction))
+    if texts.origin == "own":
+        judged = {example.id for example in texts.gold}
+        return [prediction for prediction in said if prediction.example_id in judged]
+    return _renamed(said, directory, texts.gold)
 
 
-def _histories(runs: Sequence[Run]) -> dict[str, list[dict[str, float | None]]]:
-    found = {}
-    for directory, config in runs:
-        for name in config.trained_systems:
-            summary = read_json(directory.training_summary(name)) or {}
-            key = name if len(runs) == 1 else f"{directory.run_id}/{name}"
-            found[key] = [_numbers(row) for row in summary.get("history", [])]
-    return found
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float | None]:
-    return {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
-
-
-def _versions() -> dict[str, str]:
-    found = {"finstill": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    if commit := git_commit():
-        found["commit"] = commit
-    return found
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, None outside a checkout or without git."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
-def hardware() -> dict[str, str | int | float | bool | None]:
-    """What the numbers were measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "memory_gb": round(memory / 2**30, 1),
-        "platform": sys.platform,
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _renamed(
+    said: Sequence[Prediction], directory: RunDirectory, gold: Sequence[Example]
+) -> list[Prediction]:
+    """Predictions of a run's own test part under the ids that the same texts have here."""
+    by_id = {prediction.example_id: prediction for prediction in said}
+    own = keyed(directory)
+    return [
+        by_id[own[fold_key(e.text), e.label].id].model_copy(update={"example_id": e.id})
+        for e in gold
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.config import RunConfig
 from common.data.fold import fold_key
@@ -20,8 +21,8 @@ class Leak:
     """
     What one run has seen of the rows (id, text) it is to be judged on.
 
-    `kept`: those of `ids` that stand on both sides of the run's own split, which its config
-    keeps as published. `shown`: those that its teacher's prompt shows as examples.
+    `kept`: those of `ids` that stand on both sides of the split of every run, whose configs
+    keep them as published. `shown`: those that its teacher's prompt shows as examples.
     """
 
     run_id: str
@@ -36,17 +37,21 @@ class Leak:
 
 
 def find_leaks(runs: Sequence[Run], rows: Rows, *, own: bool) -> list[Leak]:
-    """One leak for each run that has seen any of `rows`; `own`: they are of the runs' tests."""
-    return [leak for run in runs if (leak := _leak(run, rows, own)).ids]
+    """
+    One leak for each run that has seen any of `rows`; `own`: they are of the runs' tests.
+
+    What a split has on both sides is kept where all runs have it so, and none gains by it alone.
+    """
+    kept = frozenset.intersection(*map(_kept, runs)) if own else frozenset()
+    return [leak for run in runs if (leak := _leak(run, rows, kept)).ids]
 
 
-def _leak(run: Run, rows: Rows, own: bool) -> Leak:
+def _leak(run: Run, rows: Rows, kept: frozenset[int]) -> Leak:
     directory, config = run
     shown = shown_to_teachers(config)
     ids = leaked(rows, _seen(directory, shown))
     if not ids:
         return Leak(directory.run_id, [])
-    kept = _kept(run) if own else frozenset()
     keys = {row_id: fold_key(text) for row_id, text in rows}
     return Leak(
         directory.run_id,
@@ -74,9 +79,24 @@ def _told(leak: Leak) -> str:
     )
 
 
-def refuse_shown_texts(run: RunDirectory, config: RunConfig) -> None:
+def leak_notes(leaks: Sequence[Leak]) -> list[str]:
+    """What a reader must know of texts that stand in the training part by agreement."""
+    return [
+        f"{len(leak.ids)} of these texts also stand in the training part of run {leak.run_id}: "
+        "the split is kept as published (--drop-leaked takes them out)."
+        for leak in leaks
+    ]
+
+
+def dropped_note(leaks: Sequence[Leak], dropped: int, total: int) -> str:
+    """How many texts were taken out, and for whom."""
+    whom = ", ".join(f"{leak.run_id} ({len(leak.ids)})" for leak in leaks)
+    return f"{dropped:,} of {total:,} texts were left out for all systems: seen by {whom}."
+
+
+def refuse_shown_texts(run: RunDirectory, config: RunConfig, prompts: Path | None = None) -> None:
     """Raises InputError where a teacher's prompt shows texts of the run's own test part."""
-    if shown := shown_to_teachers(config):
+    if shown := shown_to_teachers(config, prompts):
         ids = leaked(read_columns(run.part("test"), "id", "text"), shown)
         if ids:
             raise InputError(
@@ -85,15 +105,15 @@ def refuse_shown_texts(run: RunDirectory, config: RunConfig) -> None:
             )
 
 
-def shown_to_teachers(config: RunConfig) -> list[str]:
-    """The texts of the worked examples in the teachers' prompts."""
+def shown_to_teachers(config: RunConfig, prompts: Path | None = None) -> list[str]:
+    """The texts of the worked examples in the teachers' prompts (`prompts`: their folder)."""
     if not config.all_teachers:
         return []
     from teacher.prompts import load_prompt
 
     task = load_task(config.task)
     names = {teacher.prompt or task.teacher_prompt for teacher in config.all_teachers}
-    return [shot.text for name in sorted(names) for shot in load_prompt(name).few_shots]
+    return [shot.text for name in sorted(names) for shot in load_prompt(name, prompts).few_shots]
 
 
 def _seen(run: RunDirectory, shown: Sequence[str]) -> Iterator[str]:

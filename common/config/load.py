@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from common.config.base import describe_faults, suggestion
+from common.config.data import DataConfig
 from common.config.run import RunConfig
 from common.errors import ConfigError, InputError
 
@@ -26,6 +27,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply(tree, override)
     return validate_config(tree, str(path))
+
+
+def load_data(path: Path, overrides: Sequence[str] = ()) -> DataConfig:
+    """
+    Read a data section: a YAML of its own, or that of a run's YAML; overrides as `path=FILE`.
+
+    Paths and errors as for `load_config`.
+    """
+    tree = read_tree(path)
+    tree = {"data": tree["data"] if isinstance(tree.get("data"), dict) else tree}
+    tree = _anchored(tree, path.resolve().parent)
+    for override in overrides:
+        _apply(tree, f"data.{override.removeprefix('data.')}")
+    try:
+        adapter: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
+        return adapter.validate_python(tree["data"])
+    except ValidationError as error:
+        raise ConfigError(describe_faults(f"data config {path}", error)) from error
 
 
 def read_tree(path: Path) -> dict[str, Any]:

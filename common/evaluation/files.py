@@ -101,6 +101,16 @@ def compare_files(
     return compare_codes(reports, codes, answers, task, settings, context=context, texts=texts)
 
 
+def without_rows(path: Path, column: str, ids: Collection[str], target: Path) -> Path:
+    """A copy of a table without the rows whose `column` is one of `ids`; gives `target`."""
+    unwanted = pa.array(sorted(ids), pa.string())
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(target, file.schema_arrow) as writer:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+            kept = pc.invert(pc.is_in(batch.column(column), value_set=unwanted))
+            writer.write_batch(batch.filter(kept))
+    return target
+
+
 def _gold(path: Path, names: Sequence[str]) -> tuple[pa.Array, Codes]:
     ids = _column(path, "id")
     labels = _column(path, "label")

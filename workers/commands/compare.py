@@ -1,15 +1,17 @@
 """finstill compare: systems of one or several runs side by side."""
 
+import shlex
 import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from common.errors import InputError
+from common.config import load_data
+from common.errors import UsageError
 from common.evaluation.comparison import Comparison
 from workers.run_directory import open_run, write_text
-from workers.services import settings_from_environment
+from workers.services import apply_thread_environment, settings_from_environment
 
 GATE_FAILED = 3
 
@@ -17,29 +19,65 @@ GATE_FAILED = 3
 @click.command(name="compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--only", multiple=True, metavar="SYSTEM", help="Keep systems of this name.")
+@click.option("--common", is_flag=True, help="Judge the texts that all test parts share.")
+@click.option(
+    "--on",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Judge on another labelled data set: a data YAML, or a run's.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of --on, e.g. path=tweets.csv.",
+)
+@click.option(
+    "--drop-leaked",
+    is_flag=True,
+    help="Leave out, and count, texts that a run has seen in training.",
+)
 @click.option(
     "--format", "form", default="table", type=click.Choice(["table", "md", "json", "html"])
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write there instead of printing.")
 @click.option("--fail-if-worse", metavar="BASELINE", help="Exit 3 if the student is behind it.")
 def compare(
-    runs: tuple[str, ...], only: tuple[str, ...], form: str, out: Path | None,
+    runs: tuple[str, ...], only: tuple[str, ...], common: bool, on: Path | None,
+    overrides: tuple[str, ...], drop_leaked: bool, form: str, out: Path | None,
     fail_if_worse: str | None,
 ) -> None:  # fmt: skip
     """
     Compare the judged systems of one or several runs on the same texts.
 
+    A run is never judged on texts that it, or its teacher's prompt, has seen.
+
     \b
     finstill compare demo-1a2b3c
     finstill compare RUN_A RUN_B --only student --format html --out report.html
+    finstill compare RUN --on configs/data/tfns.yaml --set path=sent_valid.csv
     finstill compare RUN --format md --fail-if-worse tfidf
     """
+    from common.evaluation.gate import is_behind
     from workers.comparing import compare_runs
+    from workers.systems import Options
 
+    if overrides and on is None:
+        raise UsageError("--set changes the data config of --on; give --on as well.")
     settings = settings_from_environment()
-    comparison = compare_runs([open_run(settings.runs, run) for run in runs], only)
+    apply_thread_environment(settings)
+    data = load_data(on, overrides) if on else None
+    words = ["finstill", "compare", *runs]
+    words += [word for name in only for word in ("--only", name)]
+    words += ["--common"] if common else []
+    words += ["--on", str(on), *(w for each in overrides for w in ("--set", each))] if on else []
+    words += ["--drop-leaked"] if drop_leaked else []
+    options = Options(only, common, data, drop_leaked, shlex.join(words))
+    opened = [open_run(settings.runs, run) for run in runs]
+    comparison = compare_runs(opened, options, settings)
     _show(comparison, form, out)
-    if fail_if_worse and _is_behind(comparison, fail_if_worse):
+    if fail_if_worse and is_behind(comparison, fail_if_worse):
         sys.exit(GATE_FAILED)
 
 
@@ -62,18 +100,3 @@ def _show(comparison: Comparison, form: str, out: Path | None) -> None:
     else:
         write_text(out, text + "\n")
         click.echo(f"written: {out}")
-
-
-def _is_behind(comparison: Comparison, baseline: str) -> bool:
-    """Whether the reference is behind the baseline after correction. Raises InputError."""
-    names = [report.system.name for report in comparison.systems]
-    wanted = [n for n in names if n == baseline or n.rpartition("/")[2] == baseline]
-    if len(wanted) != 1 or wanted[0] == comparison.reference:
-        raise InputError(
-            f"--fail-if-worse: '{baseline}' is not one other system; there: {', '.join(names)}."
-        )
-    pair = next(
-        p for p in comparison.pairs if {p.first, p.second} == {comparison.reference, wanted[0]}
-    )
-    behind = "second_ahead" if pair.first == comparison.reference else "first_ahead"
-    return pair.outcome == behind

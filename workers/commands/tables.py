@@ -1,6 +1,7 @@
 """Tables for the terminal."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.evaluation.comparison import Comparison
@@ -32,9 +33,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         else:
             table.add_column(headers[position], justify="right")
     for row in rows:
-        table.add_row(*(row[i].replace(" [", "\n[") for i in shown))
+        table.add_row(*(escape(row[i].replace(" [", "\n[")) for i in shown))
     console.print()
     console.print(table)
-    console.print(comparison.headline, style="bold", soft_wrap=True, highlight=False)
+    console.print(comparison.headline, style="bold", soft_wrap=True, highlight=False, markup=False)
     for verdict in comparison.verdicts:
         console.print(f"- {verdict}", soft_wrap=True, highlight=False, markup=False)

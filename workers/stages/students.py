@@ -47,7 +47,7 @@ def evaluate_system_on_test(context: StageContext, name: str) -> None:
     test = list(read_records(run.part("test"), Example))
     context.report(0, len(test), "texts")
     begun = time.perf_counter()
-    predictions = _predict(context, name, test)
+    predictions = predict_examples(context, name, test)
     card = _card(context, name, len(test), time.perf_counter() - begun)
     write_records(run.predictions(name), predictions, Prediction)
     split = read_json(run.split_file)
@@ -70,7 +70,8 @@ def pairs(context: StageContext, part: str, labels: str) -> list[TrainingPair]:
     return list(read_records(context.run.pairs(part, labels), TrainingPair))
 
 
-def _predict(context: StageContext, name: str, test: Sequence[Example]) -> list[Prediction]:
+def predict_examples(context: StageContext, name: str, test: Sequence[Example]) -> list[Prediction]:
+    """What a system of the run says of any texts, its test part or others."""
     from student.baselines import predict_majority, predict_tfidf
 
     baseline = context.config.baselines.get(name)
