@@ -27,6 +27,7 @@ from student.checkpoint import (
     step_of,
     versions,
 )
+from student.confidence import soften
 from student.defaults import hyperparameters
 from student.devices import inside_launch, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
@@ -159,9 +160,9 @@ def _trainer(
     train: Sequence[TrainingPair],
     validation: Sequence[TrainingPair],
 ) -> StepByStepTrainer:
-    examples = _encode(job, encoder, train)
-    arguments = _arguments(job, len(examples), evaluate=bool(validation))
     soft = job.training.soft_labels
+    examples = _encode(job, encoder, soften(train, soft, job.task.label_names))
+    arguments = _arguments(job, len(examples), evaluate=bool(validation))
     watch = Watch(job.hooks, job.training.patience)
     trainer = StepByStepTrainer(
         loaded.module,

@@ -8,10 +8,16 @@ from common.config.base import Section
 
 
 class SoftLabels(Section):
-    """Mix of the teachers' label probabilities into the label term (Hinton et al. 2015)."""
+    """
+    Mix of the teachers' label probabilities into the label term (Hinton et al. 2015).
+
+    `from_confidence`: where a teacher gave no probabilities, the confidence it stated stands for
+    its label and the rest for the others (student/confidence.py).
+    """
 
     share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
+    from_confidence: bool = False
 
 
 class TrainingConfig(Section):
