@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.config.teacher import Pace
 from common.errors import FinstillError
 from teacher.base import Question
-from teacher.limits import PAUSE_WITHOUT_HINT, Grant, PaceState, Report, advance
+from teacher.limits import PAUSE_WITHOUT_HINT, advance
 from teacher.loops import off_loop
+from teacher.pace_state import Grant, PaceState, Report
 from teacher.patience import patiently
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ class Gate:
 
     def throttled(self, question: Question, retry_after: float | None) -> None:
         """The service wants us slower: nothing starts here from now on, elsewhere in a moment."""
-        pause = PAUSE_WITHOUT_HINT if retry_after is None else retry_after
+        patient = self._grant.patient and retry_after is None
+        pause = 0.0 if patient else PAUSE_WITHOUT_HINT if retry_after is None else retry_after
         self._paused_until = max(self._paused_until, self._clock() + pause)
         self._news.throttled += 1
         self._news.retry_after = max(self._news.retry_after or 0.0, pause)

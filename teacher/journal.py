@@ -12,7 +12,6 @@ from teacher.cache import AnswerCache
 from teacher.entries import Entry
 from teacher.loops import off_loop
 
-
 _GATHER_SECONDS = 0.004
 
 

@@ -3,120 +3,43 @@ How fast all workers together may ask one service: a pure function of state, rep
 
 Concurrency: slow start (x 1.5 per round trip), then additive increase towards the last level
 that worked, x 0.75 on a throttled request at most once per round trip (Jacobson 1988; the search
-below the last ceiling is BIC's, Xu, Harfoush & Rhee 2004). Rates: token buckets of five seconds.
+below the last ceiling is BIC's, Xu, Harfoush & Rhee 2004). Refusals that go on at half the level
+where they began are not of our making (a service overloaded by others refuses some of everybody's
+requests): they are put up with for a while, for at any lower level they would come as well.
+Rates: token buckets of five seconds.
 The store around it (teacher/gate.py) makes one step at a time of it, in Redis or in memory.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Self
 
 from common.config.teacher import Pace
+from teacher.pace_state import (
+    FIRST_REGAIN_SECONDS,
+    Grant,
+    Member,
+    PaceState,
+    Report,
+)
 
 BACK_OFF = 0.75
-FIRST_LIMIT = 48
 MEMBER_SECONDS = 10.0
 BURST_SECONDS = 5.0
-FIRST_PROBE_SECONDS = 15.0
 PROBE_SECONDS = (5.0, 600.0)
 PAUSE_WITHOUT_HINT = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """
-    What one worker saw since its last report.
-
-    `in_flight` and `waiting` are now; `finished`, `throttled`, `seconds` (sum of round trips) and
-    `refund` (input and output tokens reserved but not used) since. `wanted_tickets` are the
-    waiting requests without a ticket, `need` their mean input and output tokens.
-    """
-
-    owner: str
-    in_flight: int = 0
-    waiting: int = 0
-    finished: int = 0
-    seconds: float = 0.0
-    throttled: int = 0
-    retry_after: float | None = None
-    wanted_tickets: int = 0
-    unused_tickets: int = 0
-    refund: tuple[float, float] = (0.0, 0.0)
-    need: tuple[float, float] = (0.0, 0.0)
-    leaving: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """
-    What one worker may do until its next report.
-
-    Up to `slots` requests in flight; `tickets` further starts (None: no rate limit); nothing new
-    for `pause` seconds. `growing`: reporting soon pays, the limit is on its way up.
-    """
-
-    slots: int
-    tickets: int | None = None
-    pause: float = 0.0
-    growing: bool = False
-    limit: float = 0.0
-
-
-@dataclass(slots=True)
-class Member:
-    """One worker as last reported; `held` slots count until it reports again or falls silent."""
-
-    held: int
-    in_flight: int
-    waiting: int
-    seen: float
-
-
-@dataclass(slots=True)
-class PaceState:
-    """What all workers share about one service. Times in seconds of the store's clock."""
-
-    limit: float
-    ramping: bool = True
-    ceiling: float | None = None
-    probe_at: float = 0.0
-    probe_wait: float = FIRST_PROBE_SECONDS
-    cut_at: float = -math.inf
-    paused_until: float = 0.0
-    round_trip: float = 0.0
-    fastest: float = 0.0
-    levels: list[float] = field(default_factory=list)
-    filled_at: float = 0.0
-    throttled: int = 0
-    members: dict[str, Member] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, pace: Pace) -> Self:
-        """At 48 or at what is allowed: one step, one round trip, below the usual 64."""
-        return cls(limit=float(min(FIRST_LIMIT, pace.max_concurrency)))
-
-    def dump(self) -> dict[str, Any]:
-        """For JSON."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        values["cut_at"] = None if self.cut_at == -math.inf else self.cut_at
-        values["members"] = {
-            owner: [m.held, m.in_flight, m.waiting, m.seen] for owner, m in self.members.items()
-        }
-        return values
-
-    @classmethod
-    def load(cls, values: dict[str, Any]) -> Self:
-        """From JSON."""
-        members = {owner: Member(*fields) for owner, fields in values.pop("members").items()}
-        cut_at = values.pop("cut_at")
-        return cls(**values, members=members, cut_at=-math.inf if cut_at is None else cut_at)
+LONGEST_REGAIN_SECONDS = 15.0
+PUT_UP_WITH_SHARE = 0.25
+PUT_UP_SECONDS = 5.0
+_REMEMBERED = 40  # requests over which the share of refusals is taken
 
 
 def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
     """Take in one worker's report and say what it may do. Changes `state`."""
     _forget_silent(state, now)
     _note_round_trips(state, report)
-    if report.throttled:
+    _note_refusals(state, report)
+    if report.throttled and _is_patient(state, report, now):
+        _speed_up(state, report, pace, now)
+    elif report.throttled:
         _slow_down(state, report, now)
     elif _queues(state, pace) and now - state.cut_at > state.round_trip:
         _cut(state, BACK_OFF * state.limit, now)
@@ -132,7 +55,8 @@ def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
     growing = state.limit < ceiling - 0.5 or slots < min(
         report.in_flight + report.waiting, math.floor(state.limit)
     )
-    return Grant(slots, tickets, max(0.0, state.paused_until - now), growing, state.limit)
+    patient = now < state.patient_until
+    return Grant(slots, tickets, max(0.0, state.paused_until - now), growing, state.limit, patient)
 
 
 def _forget_silent(state: PaceState, now: float) -> None:
@@ -151,17 +75,38 @@ def _note_round_trips(state: PaceState, report: Report) -> None:
     state.fastest = min(mean, state.fastest * (1 + 0.01 * weight)) if state.fastest else mean
 
 
+def _note_refusals(state: PaceState, report: Report) -> None:
+    state.throttled += report.throttled
+    requests = report.finished + report.throttled
+    if requests:
+        weight = min(1.0, requests / _REMEMBERED)
+        state.refusals += (report.throttled / requests - state.refusals) * weight
+
+
+def _is_patient(state: PaceState, report: Report, now: float) -> bool:
+    """Whether refusals are let pass: a small share, no longer pause asked for, no help in less."""
+    if report.retry_after and report.retry_after > PAUSE_WITHOUT_HINT:
+        return False
+    if state.refusals > PUT_UP_WITH_SHARE:
+        state.patient_until = 0.0
+    elif now >= state.patient_until and 1 < state.limit <= state.began_at / 2:
+        state.patient_until, state.ceiling = now + PUT_UP_SECONDS, None
+    return now < state.patient_until
+
+
 def _queues(state: PaceState, pace: Pace) -> bool:
     factor = pace.slow_factor
     return factor is not None and state.round_trip > factor * state.fastest > 0
 
 
 def _slow_down(state: PaceState, report: Report, now: float) -> None:
-    state.throttled += report.throttled
     pause = PAUSE_WITHOUT_HINT if report.retry_after is None else report.retry_after
     state.paused_until = max(state.paused_until, now + pause)
     if now - state.cut_at <= max(state.round_trip, 0.05):
         return
+    if state.limit >= state.began_at or now - state.cut_at > PUT_UP_SECONDS / 2:
+        state.began_at = state.limit
+    _note_level(state)
     # of the others we know what they had at their last report, and what they may have had since
     accepted = report.in_flight + sum(
         member.held if member.waiting else member.in_flight
@@ -173,8 +118,20 @@ def _slow_down(state: PaceState, report: Report, now: float) -> None:
         lower = max(state.limit / 2, min(lower, accepted))
     _cut(state, lower, now)
     state.ceiling = max(state.limit, float(accepted))
-    state.probe_wait = min(PROBE_SECONDS[1], 2 * state.probe_wait)
+    if state.probing:  # it was the step above the ceiling that failed
+        state.probe_wait = min(PROBE_SECONDS[1], 2 * state.probe_wait)
+    state.probing = False
     state.probe_at = now + state.probe_wait
+
+
+def _note_level(state: PaceState) -> None:
+    """A level that was not regained is half as good a memory."""
+    if state.regaining:
+        state.level /= 2
+        state.regain_wait = min(LONGEST_REGAIN_SECONDS, 2 * state.regain_wait)
+    else:
+        state.level = max(state.level, state.limit)
+    state.regaining = False
 
 
 def _cut(state: PaceState, lower: float, now: float) -> None:
@@ -184,15 +141,22 @@ def _cut(state: PaceState, lower: float, now: float) -> None:
 
 
 def _speed_up(state: PaceState, report: Report, pace: Pace, now: float) -> None:
+    if state.limit < state.level / 2 and now - state.cut_at > state.regain_wait:
+        # after a burst of refusals, not below a lasting limit: up again as at the start
+        state.ramping = state.regaining = True
+        state.ceiling = None
+    elif state.limit >= state.level / 2:
+        state.regaining, state.regain_wait = False, FIRST_REGAIN_SECONDS
     ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
     if state.ramping:
-        step = report.finished / 2
+        step = report.finished / (1 if state.regaining else 2)
     else:
         halfway = 0.0 if state.ceiling is None else (ceiling - state.limit) / 2
         step = max(1.0, halfway) * report.finished / state.limit
     state.limit = min(state.limit + step, ceiling)
     if state.ceiling is not None and state.limit >= ceiling - 0.01 and now >= state.probe_at:
         state.ceiling += max(1.0, 0.1 * state.ceiling)
+        state.probing = True
         state.probe_wait = max(PROBE_SECONDS[0], state.probe_wait / 2)
         state.probe_at = now + state.probe_wait
 

@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from common.errors import ServiceError
+from workers.children import Child, stop_all
 from workers.embedded_redis import EmbeddedRedis
 from workers.jobs import Jobs
 from workers.registry import living_workers
@@ -33,18 +35,11 @@ from workers.services import (
 logger = logging.getLogger(__name__)
 
 WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluate"]}
+# With a chunk each, one asks while another reads its rows or writes its answers.
+PROCESSES = {"label": 4, "train": 1}
 LINGER_SECONDS = 30.0
 _NICENESS = 5
 _ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass
-class Child:
-    """One worker process and how often it had to be started."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    starts: int = 1
 
 
 class Stack:
@@ -61,18 +56,18 @@ class Stack:
         self.redis = EmbeddedRedis(settings.state / "redis")
         self.settings = replace(settings, redis_url=self.redis.url)
         self._commands = {
-            **{name: ["worker", "--queues", ",".join(queues)] for name, queues in WORKERS.items()},
+            **{name: _command(name, queues) for name, queues in WORKERS.items()},
             **(also or {}),
         }
         self._keep = keep
-        self._children: dict[str, Child] = {}
+        self._children: list[Child] = []
         self._stopping = False
 
     def start(self) -> None:
         """Start Redis, then one worker per entry of WORKERS."""
         self.redis.start()
         for name in self._commands:
-            self._children[name] = Child(name, self._spawn(name))
+            self._children.append(Child(name, partial(self._spawn, name)))
         write_address(self.settings, self.redis.url, self._keep)
 
     def watch(self, linger_seconds: float) -> None:
@@ -83,8 +78,8 @@ class Stack:
         idle_since = time.monotonic()
         while not self._stopping:
             time.sleep(0.5)
-            self._revive()
-            if any(not job.ended for job in jobs.all()):
+            self.revive()
+            if _busy(jobs):
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > linger_seconds:
                 logger.info("no job for %.0f s", linger_seconds)
@@ -92,29 +87,28 @@ class Stack:
 
     def stop(self, timeout_seconds: float = 20.0) -> None:
         """Let each worker finish or hand back its task, then stop Redis."""
-        for child in self._children.values():
-            _signal_group(child.process, signal.SIGTERM)
-        deadline = time.monotonic() + timeout_seconds
-        for child in self._children.values():
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal_group(child.process, signal.SIGKILL)
+        stop_all(self._children, timeout_seconds)
         address_file(self.settings).unlink(missing_ok=True)
         self.redis.stop()
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _revive(self) -> None:
+    def revive(self) -> None:
+        """
+        Start again what ended.
+
+        Never raises and never waits long: nobody looks after the one who looks after all.
+        """
         if not self.redis.answers():
-            self.redis.start()
-        for child in self._children.values():
-            if child.process.poll() is not None:
-                logger.warning("worker %s ended with %s", child.name, child.process.returncode)
-                time.sleep(min(5.0, 0.5 * child.starts))
-                child.process = self._spawn(child.name)
-                child.starts += 1
+            logger.warning("Redis does not answer and is started again")
+            try:
+                self.redis.start()
+            except ServiceError as error:
+                logger.error("%s", error)
+                return
+        for child in self._children:
+            child.look_after()
 
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         log = (self.settings.state / f"worker-{name}.log").open("ab")
@@ -127,6 +121,20 @@ class Stack:
         if self._keep and name in WORKERS:  # whoever looks at a page is served before a training
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
         return process
+
+
+def _busy(jobs: Jobs) -> bool:
+    """Whether a job has not ended; a Redis that was killed just now may know of some."""
+    import redis
+
+    try:
+        return any(not job.ended for job in jobs.all())
+    except redis.RedisError:
+        return True
+
+
+def _command(name: str, queues: list[str]) -> list[str]:
+    return ["worker", "--queues", ",".join(queues), "--concurrency", str(PROCESSES[name])]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -215,17 +223,6 @@ def _all_listen(url: str) -> bool:
     heard = {queue for worker in living_workers(client) for queue in worker.queues}
     client.close()
     return heard >= {queue for queues in WORKERS.values() for queue in queues}
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Celery's SIGTERM is for the parent alone; a kill is for its children too."""
-    try:
-        if number is signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-    except ProcessLookupError:
-        pass
 
 
 @contextmanager

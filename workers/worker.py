@@ -1,5 +1,6 @@
 """A worker process: Celery's worker with our queues, a heartbeat others can see, quiet logs."""
 
+import importlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ from workers.celery_app import app, settings
 from workers.registry import announce
 from workers.services import connect
 
+_BACKENDS = ("workers.stages.labels", "teacher.backends.claude", "teacher.backends.vllm")
+# a line a task received, a line a request: at the service's limit that is much of the work
+_CHATTY = ("celery.worker.strategy", "httpx", "httpx2", "httpcore", "httpcore2", "anthropic")
+
 
 def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
     """
@@ -18,6 +23,8 @@ def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
     Raises ServiceError when Redis does not answer.
     """
     client = connect(settings.redis_url or "")
+    if "label" in queues:
+        _import_before_the_fork()
     stop = threading.Event()
 
     def ready(**_: object) -> None:
@@ -28,7 +35,8 @@ def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
 
     worker_ready.connect(ready, weak=False)
     worker_shutdown.connect(leave, weak=False)
-    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     app.worker_main(
         [
             "worker",
@@ -41,3 +49,13 @@ def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
             "--without-mingle",
         ]
     )
+
+
+def _import_before_the_fork() -> None:
+    """
+    The backends once for all processes: a second each, and shared memory instead of copies.
+
+    Otherwise a process's first chunk begins seconds after the job, while the others work.
+    """
+    for module in _BACKENDS:
+        importlib.import_module(module)

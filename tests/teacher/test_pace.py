@@ -17,7 +17,8 @@ from teacher.base import Question, RateLimited, Unavailable
 from teacher.cache import MemoryCache
 from teacher.gate import MemoryPaceStore, RedisPaceStore
 from teacher.labelling import answers_to
-from teacher.limits import MEMBER_SECONDS, PaceState, Report, advance
+from teacher.limits import MEMBER_SECONDS, advance
+from teacher.pace_state import PaceState, Report
 from teacher.services import local_services
 
 PACE = Pace(max_concurrency=64)
@@ -109,7 +110,7 @@ def test_a_service_that_grows_is_followed(service: Service, scripted: Any) -> No
 
     service.label(teacher, 5_000, 2, chunk=1000)
 
-    assert service.store.state.limit > 18
+    assert service.store.state.limit > 48
 
 
 def test_requests_per_minute_are_kept(service: Service, scripted: Any) -> None:
@@ -211,6 +212,70 @@ def test_passing_failures_do_not_lower_the_limit(service: Service, scripted: Any
     assert seconds < 8
     assert service.store.state.limit == 64
     assert 2200 < teacher.asked.total() < 2300
+
+
+def test_refusals_that_are_not_of_our_making_do_not_stop_us(
+    service: Service, scripted: Any
+) -> None:
+    """A service overloaded by others refuses one request in ten, however few we send."""
+    count = [0]
+
+    def behave(_question: Question, _earlier: int) -> Any:
+        count[0] += 1
+        return RateLimited("529: overloaded", None) if count[0] % 10 == 0 else GOOD
+
+    teacher = scripted(behave, seconds=0.1)
+
+    seconds = service.label(teacher, 4000, 4)
+
+    assert len(service.answers) == 4000
+    assert all(isinstance(answer, TeacherAnswer) for answer in service.answers)
+    assert seconds < 20, "x 0.75 on each of them would take minutes"
+
+
+@pytest.mark.parametrize("meanwhile", [0, 1])
+def test_after_a_burst_of_refusals_the_old_level_is_soon_regained(
+    service: Service, scripted: Any, meanwhile: int
+) -> None:
+    """For two seconds in five the service takes `meanwhile` requests at a time, else 64."""
+    teacher = scripted(seconds=0.1, cap=64)
+
+    def close(_: object = None) -> None:
+        teacher.cap = meanwhile
+        service.loop.call_later(2, reopen)
+
+    def reopen() -> None:
+        teacher.cap = 64
+        service.loop.call_later(3, close)
+
+    service.loop.call_later(1, close)
+
+    seconds = service.label(teacher, 4000, 2)
+
+    assert len(service.answers) == 4000
+    assert 4000 / 64 * 0.1 / seconds > 0.25, "0.6 would be perfect, 0.03 is without"
+
+
+def test_patience_with_refusals_ends_where_they_are_of_our_making(
+    service: Service, scripted: Any
+) -> None:
+    """The service refuses one in ten for a while, and then takes eight at a time only."""
+    count = [0]
+
+    def behave(_question: Question, _earlier: int) -> Any:
+        count[0] += 1
+        if service.loop.time() < 5 and count[0] % 10 == 0:
+            return RateLimited("529: overloaded", None)
+        if service.loop.time() >= 5:
+            teacher.cap = 8
+        return GOOD
+
+    teacher = scripted(behave, seconds=0.1)
+
+    service.label(teacher, 3000, 4)
+
+    assert len(service.answers) == 3000
+    assert teacher.refused < 300
 
 
 def test_a_row_that_always_fails_holds_its_chunk_up_for_seconds_only(
