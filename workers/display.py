@@ -91,9 +91,12 @@ class _PlainLines:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+_UNSAID = {"eta_seconds", "seconds"}  # told otherwise: as the time left, and to Prometheus
+
+
 def note(stage: StageRecord) -> str:
     """The figures beside a stage's bar."""
-    parts = [f"{key} {_figure(v)}" for key, v in stage.info.items() if key != "eta_seconds"]
+    parts = [f"{key} {_figure(v)}" for key, v in stage.info.items() if key not in _UNSAID]
     if stage.state is State.DONE and stage.started_at and stage.finished_at:
         parts.append(f"{stage.finished_at - stage.started_at:.0f} s")
     elif eta := _seconds_left(stage):

@@ -151,6 +151,8 @@ def execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None = None) 
 def _work(
     desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage, chunk: int | None, lease: Lease
 ) -> None:
+    import redis
+
     begun = time.time()
     if not _take_over(desk, run.run_id, stage, chunk):
         return
@@ -171,6 +173,8 @@ def _work(
     except FinstillError as error:
         _fail(desk, run.run_id, stage, error, State.FAILED)
         return
+    except (redis.ConnectionError, redis.TimeoutError):
+        raise  # no failure of the stage: whoever delivered it waits and comes again
     except Exception as error:
         logger.exception("%s of %s failed", stage.name, run.run_id)
         _fail(desk, run.run_id, stage, error, State.FAILED)

@@ -1,5 +1,6 @@
 """What the queue can ask of a worker: two tasks that carry a run id, a stage and a number."""
 
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ logger = get_task_logger(__name__)
 
 VETTED = "workers.vetting:strategy"
 STANDBY_SECONDS = 2.0
+REDIS_PAUSE_SECONDS = 1.0
 
 
 @lru_cache(maxsize=1)
@@ -56,12 +58,22 @@ def label_chunk(self: "Task[Any, Any]", run_id: str, chunk: int) -> None:
 def _deliver(task: "Task[Any, Any]", run_id: str, stage: str, chunk: int | None) -> None:
     """
     Do it, or stand by while another worker does: if that one dies, this copy takes over.
+
+    While Redis is away nothing can be recorded, so the task waits for it and is then done again;
+    what it finished before is kept. A raised error would be acknowledged, and the task be lost.
     """
-    try:
-        taken = execute(desk(), run_id, stage, chunk)
-    except (FinstillError, KeyError) as error:
-        logger.error("task %s(%s, %s) is refused: %s", task.name, run_id, stage, error)
-        return
+    import redis
+
+    while True:
+        try:
+            taken = execute(desk(), run_id, stage, chunk)
+            break
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            logger.warning("%s of %s waits for Redis: %s", stage, run_id, error)
+            time.sleep(REDIS_PAUSE_SECONDS)
+        except (FinstillError, KeyError) as error:
+            logger.error("task %s(%s, %s) is refused: %s", task.name, run_id, stage, error)
+            return
     if not taken:
         where = task.request.delivery_info or {}
         arguments = tuple(task.request.args or ())

@@ -78,7 +78,8 @@ class Guard:
         if scope["method"] not in ("POST", "PUT", "PATCH") or not _is_json(headers):
             return receive
         body = await _body(headers, receive)
-        _check_json(body)
+        if body:
+            _check_json(body)
         return _replay(body, receive)
 
 

@@ -25,7 +25,8 @@ def train_system(context: StageContext, name: str) -> None:
     student, training = context.config.trained_systems[name]
 
     def progress(now: TrainingProgress) -> None:
-        shown = {"loss": now.loss, "eta_seconds": now.eta_seconds}
+        seconds = now.elapsed_seconds / max(1, now.step)
+        shown = {"loss": now.loss, "eta_seconds": now.eta_seconds, "seconds": seconds}
         context.report(now.step, now.total_steps, "steps", shown)
 
     summary = train_student(

@@ -22,6 +22,7 @@ from workers.diagnosis import Finding, diagnose_versions
 from workers.jobs import State
 from workers.tokens import Scope
 from workers.web.rendering import render, static_files
+from workers.web.unanswered import Unmet, unmet_by_reason
 from workers.web.visits import Visit, Visitor, form_of, local_path, our_form
 
 router = APIRouter(include_in_schema=False)
@@ -144,11 +145,13 @@ def _job(visitor: Visit, job_id: str) -> Response:
     job = jobs_desk.job(services, job_id)
     config: Any = None
     dropped: dict[str, int] = {}
+    unmet: list[Unmet] = []
     try:
         run, config = jobs_desk.run_of(services, job_id)
         from workers.run_directory import read_json
 
         dropped = (read_json(run.labels_summary) or {}).get("dropped", {})
+        unmet = unmet_by_reason(run, config)
         reported = run.report("html").exists()
     except (Problem, FinstillError):
         reported = False
@@ -160,6 +163,7 @@ def _job(visitor: Visit, job_id: str) -> Response:
         config=config,
         budget=config.labelling.max_usd if config else None,
         dropped=dropped,
+        unmet=unmet,
         reported=reported,
         teachers=teachers(services).items,
         fault=services.scrub(job.fault.message) if job.fault else None,

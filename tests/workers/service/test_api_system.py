@@ -55,6 +55,22 @@ def test_metrics_count_what_the_jobs_counted(
     assert told['finstill_workers{queue="train"}'] == 1
 
 
+def test_the_time_of_a_training_step_is_told_while_it_trains(
+    web: TestClient, reader: Headers, client: redis.Redis
+) -> None:
+    info = {"loss": 0.5, "seconds": 0.25}
+    stage = StageRecord(
+        name="train:student", title="Train", state=State.RUNNING, unit="steps", info=info
+    )
+    Jobs(client).submit("a-0000000001", "train", [stage])
+    name = 'finstill_training_step_seconds{job="a-0000000001",stage="train:student"}'
+    assert exposed(web, reader)[name] == 0.25
+
+    Jobs(client).update("a-0000000001", stage.model_copy(update={"state": State.DONE}))
+
+    assert name not in exposed(web, reader)
+
+
 def test_requests_are_counted_by_route_not_by_address(web: TestClient, reader: Headers) -> None:
     for number in range(5):
         web.get(f"/v1/jobs/a-000000000{number}", headers=reader)

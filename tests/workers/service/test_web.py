@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Callable
+from html import escape
 
 import pytest
 import redis
 from starlette.testclient import TestClient
 
-from workers.jobs import Fault, Jobs, State
+from common.data.store import read_records, write_records
+from common.records import Answer, Example, Reason, Unanswered
+from workers.graph import fingerprint
+from workers.jobs import Fault, Jobs, StageRecord, State
+from workers.run_directory import open_run
+from workers.services import Settings
 from workers.tokens import Tokens
 
 Headers = dict[str, str]
@@ -258,3 +264,27 @@ def test_an_upload_through_the_page_needs_its_secret(
     taken = web.post("/datasets?format=jsonl", content=body, headers={"X-CSRF": secret})
 
     assert (refused.status_code, taken.status_code) == (403, 201)
+
+
+def test_a_job_tells_why_rows_have_no_answer_with_examples(
+    web: TestClient, login: Callable[..., str], client: redis.Redis, settings: Settings, run_id: str
+) -> None:
+    login("read")
+    Jobs(client).submit(run_id, "report", [StageRecord(name="label", title="Ask")])
+    run, config = open_run(settings.runs, run_id)
+    first = next(read_records(run.part("to_label"), Example))
+    answers = [
+        Unanswered(example_id=first.id, teacher="t", reason=Reason.REFUSED, detail=f"no {EVIL}"),
+        *(Unanswered(example_id=f"x{i}", teacher="t", reason=Reason.EMPTY) for i in range(5)),
+    ]
+    folder = run.labels / "chunks" / fingerprint(config, "label")[:16]
+    write_records(folder / "000777.parquet", answers, Answer)
+
+    page = web.get(f"/jobs/{run_id}", headers=PAGE).text
+
+    told = re.findall(r'<th scope="row">(empty|refused)</th><td class="number">(\d+)</td>', page)
+    assert told == [("empty", "5"), ("refused", "1")]
+    assert escape(first.text[:80]) in page
+    assert EVIL not in page
+    assert page.count("x0") == page.count("x2") == 1
+    assert "x3" not in page
