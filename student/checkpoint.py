@@ -137,6 +137,12 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
+def last_good(folder: Path) -> str:
+    """Half a sentence on what is left when a training fails."""
+    kept = complete_checkpoints(folder)
+    return f"the last good checkpoint is '{kept[-1]}'" if kept else "no checkpoint was written yet"
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint's name."""
     return int(checkpoint.name.rsplit("-", 1)[1])

@@ -1,10 +1,10 @@
 """
 One training on several devices: a process per device, started and watched from the caller's.
 
-Each process runs train_student as usual under torch's launcher (what `accelerate launch` wraps;
-called directly, because accelerate starts several CPU processes only through MPI, and a test on a
-CPU must run the same code). Progress comes back through a file of JSON lines, cancelling goes out
-as a file, an error of the first process is raised here as what it was.
+Each process runs train_student as usual under `accelerate launch` (its --multi_gpu is torch's own
+launcher, which starts processes on CPUs too: a test there runs the same code). Progress comes back
+through a file of JSON lines, cancelling goes out as a file, an error of the first process is raised
+here as what it was.
 """
 
 import json
@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from common import errors
 from common.config.student import StudentConfig
@@ -45,6 +47,13 @@ def inside_launch() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def local_device() -> torch.device:
+    """The device of this process: each of several takes its own GPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def train_on_devices(
     *,
     student: StudentConfig,
@@ -56,19 +65,27 @@ def train_on_devices(
     hooks: TrainingHooks,
     threads: int | None,
 ) -> TrainingSummary:
-    """Start `training.devices` processes and wait for them. Raises what the first one raised."""
+    """
+    Start `training.devices` processes, which share the threads, and wait for them.
+
+    Raises what the first one raised.
+    """
     room = folder / "devices"
     room.mkdir(parents=True, exist_ok=True)
     for stale in room.iterdir():
         stale.unlink()
+    share = max(1, (threads or torch.get_num_threads()) // training.devices)
     order = Order(
         student=student, training=training, task=task, train=list(train),
-        validation=list(validation), folder=folder, threads=threads,
+        validation=list(validation), folder=folder, threads=share,
     )  # fmt: skip
     (room / "order.json").write_text(order.model_dump_json(), encoding="utf-8")
     with (room / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            _command(training.devices, room), cwd=PROJECT_ROOT, stdout=output, stderr=output
+            launch_command(training.devices, share, room),
+            cwd=PROJECT_ROOT,
+            stdout=output,
+            stderr=output,
         )
         try:
             _watch(process, room, hooks)
@@ -78,9 +95,15 @@ def train_on_devices(
     return _result(process.returncode, room, folder)
 
 
-def _command(devices: int, room: Path) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, f"--nproc-per-node={devices}", "-m", "student.devices", str(room)]
+def launch_command(devices: int, threads: int, room: Path) -> list[str]:
+    """The command that starts the processes; port 0: a free one. Precision is the training's."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    options = {
+        "num_processes": devices, "num_machines": 1, "main_process_port": 0,
+        "mixed_precision": "no", "dynamo_backend": "no", "num_cpu_threads_per_process": threads,
+    }  # fmt: skip
+    told = [f"--{name}={value}" for name, value in options.items()]
+    return [*launcher, *told, "--module", "student.devices", str(room)]
 
 
 def _watch(process: "subprocess.Popen[bytes]", room: Path, hooks: TrainingHooks) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers import TrainingArguments, set_seed
 
 from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
@@ -29,7 +28,7 @@ from student.checkpoint import (
 )
 from student.confidence import soften
 from student.defaults import hyperparameters
-from student.devices import inside_launch, train_on_devices
+from student.devices import inside_launch, local_device, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.job import Training, summarise, write_model
 from student.ledger import Ledger
@@ -38,6 +37,7 @@ from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.progress import TrainingHooks, TrainingSummary
 from student.quiet import quiet_libraries
+from student.reporters import reporters
 from student.steps import Objective
 from student.trainer import StepByStepTrainer
 from student.validation import validation_calibration, validation_metrics
@@ -74,13 +74,14 @@ def train_student(
     finished = _finished(job)
     if finished:
         return finished
+    _prepare_tiny(job, [*train, *validation])
     if training.devices > 1 and not inside_launch():
         return train_on_devices(
             student=student, training=training, task=task, train=train, validation=validation,
             folder=folder, hooks=hooks, threads=threads,
         )  # fmt: skip
     set_seed(job.training.seed or 0)
-    loaded, device = _load(job, [*train, *validation])
+    loaded, device = _load(job)
     encoder = Encoder(student, task, loaded.tokenizer, loaded.tokens)
     trainer = _trainer(job, loaded, encoder, train, validation)
     summary = _run(job, loaded, trainer, device)
@@ -137,13 +138,16 @@ def _finished(job: Training) -> TrainingSummary | None:
     return stored.summary if stored.identity == job.manifest.identity else None
 
 
-def _load(job: Training, pairs: Sequence[TrainingPair]) -> tuple[LoadedStudent, torch.device]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    seed = job.training.seed or 0
+def _prepare_tiny(job: Training, pairs: Sequence[TrainingPair]) -> None:
+    """Before several processes start: two would write the same folder at the same time."""
     if job.student.tiny:
         texts = tiny_texts(pairs, job.task, job.student.prompt)
-        prepare_tiny(job.folder / "tiny-base", job.student.tiny, texts, seed)
-    set_seed(seed)
+        prepare_tiny(job.folder / "tiny-base", job.student.tiny, texts, job.training.seed or 0)
+
+
+def _load(job: Training) -> tuple[LoadedStudent, torch.device]:
+    device = local_device()
+    set_seed(job.training.seed or 0)
     plan = Plan(
         compute=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
         checkpointing=job.training.gradient_checkpointing,
@@ -162,7 +166,7 @@ def _trainer(
 ) -> StepByStepTrainer:
     soft = job.training.soft_labels
     examples = _encode(job, encoder, soften(train, soft, job.task.label_names))
-    arguments = _arguments(job, len(examples), evaluate=bool(validation))
+    arguments = _arguments(job, examples, evaluate=bool(validation))
     watch = Watch(job.hooks, job.training.patience)
     trainer = StepByStepTrainer(
         loaded.module,
@@ -180,19 +184,10 @@ def _trainer(
         fresh=loaded.fresh,
         fresh_factor=job.parameters.fresh_learning_rate_factor,
         min_improvement=job.training.min_improvement,
-        callbacks=[watch, *_reporters(job)],
+        callbacks=[watch, *reporters(job.training.report_to, job.folder)],
     )
     watch.trainer = trainer
     return trainer
-
-
-def _reporters(job: Training) -> list[TrainerCallback]:
-    """TensorBoard writes beside the checkpoints: those are removed when the model is finished."""
-    if "tensorboard" not in job.training.report_to:
-        return []
-    board = TensorBoardCallback()  # type: ignore[no-untyped-call]
-    board.logging_dir = str(job.folder / "tensorboard")
-    return [board]
 
 
 def _evaluation(
@@ -206,18 +201,35 @@ def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> l
     published = job.training.prompt_loss == "as_published" and job.student.architecture == "causal"
     return encode_pairs(
         encoder,
-        train,
+        [_weighed(job.training, pair) for pair in train],
         rationale=job.training.rationale_weight > 0,
         all_labels=job.training.soft_labels is not None,
         prompt_target=encoder.tokens.pad if published else None,
     )
 
 
-def _arguments(job: Training, examples: int, evaluate: bool) -> TrainingArguments:
+def _weighed(training: TrainingConfig, pair: TrainingPair) -> TrainingPair:
+    if training.example_weight == "none" or pair.confidence is None:
+        return pair
+    return pair.model_copy(update={"weight": pair.weight * pair.confidence})
+
+
+def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
+    if training.max_steps:
+        return training.max_steps
+    per_epoch = -(-len(examples) // training.batch_size)
+    epochs = training.epochs
+    if training.max_tokens:
+        epochs = training.max_tokens / sum(e.length for e in examples)
+    return max(1, round(epochs * per_epoch))
+
+
+def _arguments(
+    job: Training, examples: Sequence[EncodedExample], evaluate: bool
+) -> TrainingArguments:
     training, chosen = job.training, job.parameters
     on_gpu = torch.cuda.is_available()
-    per_epoch = -(-examples // training.batch_size)
-    steps = training.max_steps or max(1, round(training.epochs * per_epoch))
+    steps = _steps(training, examples)
     every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
@@ -242,7 +254,7 @@ def _arguments(job: Training, examples: int, evaluate: bool) -> TrainingArgument
         eval_steps=every or None,
         save_strategy="steps",
         save_steps=training.checkpoint_every_steps,
-        report_to=[name for name in training.report_to if name != "tensorboard"] or "none",
+        report_to="none",  # ours are callbacks: student/reporters.py
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from common.errors import StudentError
-from student.checkpoint import MANIFEST, disk_error, load_trained, prune, publish, save_trained
+from student.checkpoint import (
+    MANIFEST,
+    disk_error,
+    last_good,
+    load_trained,
+    prune,
+    publish,
+    save_trained,
+)
 from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
@@ -175,7 +183,7 @@ class StepByStepTrainer(Trainer):
         self.report.tokens, self.report.seconds = int(tokens), seconds
         self.ledger.examples_seen += int(count)
         self.ledger.tokens_seen += int(tokens)
-        loss, cure = self.report.loss, f"lower training.learning_rate; {self._last_good()}"
+        loss, cure = self.report.loss, f"lower training.learning_rate; {last_good(self.root)}"
         at = f"at step {self.state.global_step + 1}"
         if not math.isfinite(loss):
             raise StudentError(f"training: the loss became {loss} {at}, expected a number: {cure}.")
@@ -184,9 +192,6 @@ class StepByStepTrainer(Trainer):
                 f"training: the loss exploded to {loss:.3g} {at}, expected it to stay near its "
                 f"running mean of {self.ledger.smallest_loss:.3g}: {cure}."
             )
-
-    def _last_good(self) -> str:
-        return f"the last good checkpoint is in '{self.root}'"
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         every = self.args.logging_steps
@@ -198,7 +203,7 @@ class StepByStepTrainer(Trainer):
             raise StudentError(
                 f"training: a gradient became {self.report.gradient_norm} at step "
                 f"{self.state.global_step + 1}, expected finite ones: lower "
-                f"training.learning_rate; {self._last_good()}."
+                f"training.learning_rate; {last_good(self.root)}."
             )
         return norm
 

@@ -20,6 +20,11 @@ class SoftLabels(Section):
     from_confidence: bool = False
 
 
+def _unset(value: object) -> bool:
+    """Left out of a stored config while unset: configs written before the field keep their ids."""
+    return value is None
+
+
 class TrainingConfig(Section):
     """
     Step-by-step distillation: loss = label + rationale_weight * rationale (Hsieh et al. 2023,
@@ -31,7 +36,12 @@ class TrainingConfig(Section):
     one; `micro_batch_size` what goes through the model at once. Steps are optimizer updates.
     `prompt_loss: as_published` repeats FinGPT's published bug (pad id instead of -100).
     `fresh_learning_rate_factor` multiplies the rate of weights that no checkpoint brought along
-    (a classifier's head, the cross-attention of a warm start). `length_pool`: so many batches are
+    (a classifier's head, the cross-attention of a warm start). `max_tokens` replaces the epochs:
+    as many steps as put about that many tokens through the model, so that trainings with texts of
+    unlike length can be compared at equal tokens seen. `example_weight: confidence` multiplies each
+    example's weight by the teachers' confidence in its label (1 where none is stated, as for gold).
+    `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
+    [none] nothing. `devices`: so many processes, one each. `length_pool`: so many batches are
     sorted by length together and then shuffled (1: purely random batches). `row_tokens`: causal
     students pack several examples into rows of about this many tokens.
     """
@@ -40,6 +50,7 @@ class TrainingConfig(Section):
     rationale_weight: float = Field(default=1.0, ge=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0, exclude_if=_unset)
     learning_rate: float | None = Field(default=None, gt=0)
     warmup_share: float | None = Field(default=None, ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant"] | None = None

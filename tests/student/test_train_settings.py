@@ -1,0 +1,181 @@
+"""What a training's settings do: weights by confidence, equal tokens, stopping, reporters."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import ConfigError, MissingDependency, StudentError
+from common.records import TrainingPair
+from common.task import TaskDefinition
+from student.checkpoint import newest_checkpoint, read_manifest
+from student.devices import launch_command
+from student.models.seq2seq import Seq2SeqStudent
+from student.progress import TrainingHooks
+from student.reporters import reporters
+from student.train import train_student
+
+Train = Callable[..., Any]
+
+
+@pytest.fixture
+def train(
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    make_pairs: Callable[[int], list[TrainingPair]],
+    tmp_path: Path,
+) -> Train:
+    def run(
+        pairs: list[TrainingPair] | None = None,
+        name: str = "a",
+        student: StudentConfig | None = None,
+        hooks: TrainingHooks | None = None,
+        **training: Any,
+    ) -> Any:
+        pairs = pairs or make_pairs(21)
+        values = {"batch_size": 8, "seed": 5, "evaluations": 0, "report_to": ["none"], **training}
+        return train_student(
+            student=student or tiny("seq2seq", "t5", dropout=0.0),
+            training=TrainingConfig.model_validate(values),
+            task=task,
+            train=pairs[:-5],
+            validation=pairs[-5:],
+            folder=tmp_path / name,
+            hooks=hooks,
+            threads=1,
+        )
+
+    return run
+
+
+def test_confidence_weighs_an_example_as_its_weight_does(
+    train: Train, make_pairs: Callable[[int], list[TrainingPair]]
+) -> None:
+    sure = [
+        p.model_copy(update={"confidence": 0.2 + 0.1 * (i % 7), "weight": 2.0})
+        for i, p in enumerate(make_pairs(13))
+    ]
+    by_hand = [
+        p.model_copy(update={"weight": 2.0 * float(p.confidence or 0), "confidence": None})
+        for p in sure
+    ]
+
+    def losses(pairs: list[TrainingPair], name: str, how: str) -> list[float]:
+        summary = train(pairs, name, max_steps=2, example_weight=how)
+        return [entry["loss"] for entry in summary.history if "loss" in entry]
+
+    weighed = losses(sure, "weighed", "confidence")
+
+    assert weighed == losses(by_hand, "by hand", "none")
+    assert weighed == losses(by_hand, "none stated", "confidence")
+    assert weighed != losses(sure, "ignored", "none")
+
+
+def test_max_tokens_trains_until_that_many_tokens_were_seen_whatever_the_texts_length(
+    train: Train, make_pairs: Callable[[int], list[TrainingPair]]
+) -> None:
+    pairs = make_pairs(21)
+    label_only = train(pairs, "labels", max_tokens=6000, rationale_weight=0, epochs=1)
+    both = train(pairs, "both", max_tokens=6000, epochs=1)
+
+    assert label_only.steps > both.steps
+    assert label_only.tokens_seen == pytest.approx(6000, rel=0.1)
+    assert both.tokens_seen == pytest.approx(6000, rel=0.1)
+
+
+def test_early_stopping_waits_for_three_evaluations_without_a_thousandth(train: Train) -> None:
+    summary = train(epochs=20, evaluations=20, learning_rate=1e-12)
+
+    assert summary.stopped_early
+    assert summary.steps == 2 * (1 + 3)
+    assert summary.best_step == 2
+
+
+def test_loss_that_is_no_number_stops_and_names_the_checkpoint_that_is_kept(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Seq2SeqStudent.forward
+    done = []
+
+    def broken_from_step_six(self: Seq2SeqStudent, **batch: Any) -> Any:
+        scores = forward(self, **batch)
+        done.append(1)
+        return scores._replace(tokens=scores.tokens * float("nan")) if len(done) > 5 else scores
+
+    monkeypatch.setattr(Seq2SeqStudent, "forward", broken_from_step_six)
+
+    with pytest.raises(StudentError, match=r"became nan at step 6.*checkpoint-4'") as caught:
+        train(max_steps=9, checkpoint_every_steps=2)
+
+    assert "lower training.learning_rate" in str(caught.value)
+    kept = tmp_path / "a" / "checkpoints" / "checkpoint-4"
+    assert newest_checkpoint(kept.parent, read_manifest(kept).identity) == kept
+
+
+def test_failure_before_the_first_checkpoint_promises_none(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Seq2SeqStudent.forward
+
+    def broken(self: Seq2SeqStudent, **batch: Any) -> Any:
+        scores = forward(self, **batch)
+        return scores._replace(tokens=scores.tokens * float("nan"))
+
+    monkeypatch.setattr(Seq2SeqStudent, "forward", broken)
+
+    with pytest.raises(StudentError, match="no checkpoint was written yet"):
+        train(max_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("family", "student", "group"),
+    [
+        ("gpt2", {}, "h.1"),
+        ("llama", {}, "layers.1"),
+        ("llama", {"lora": {"rank": 2}, "quantization": "nf4"}, "layers.1"),
+    ],
+)
+def test_gradient_norms_of_layer_groups_add_up_to_the_total_in_every_family(
+    train: Train,
+    tiny: Callable[..., StudentConfig],
+    family: str,
+    student: dict[str, Any],
+    group: str,
+) -> None:
+    summary = train(student=tiny("causal", family, **student), max_steps=1)
+
+    entry = next(e for e in summary.history if "loss" in e)
+    norms = {k.removeprefix("grad_norm/"): v for k, v in entry.items() if "grad_norm/" in k}
+    assert any(name.endswith(group) for name in norms), norms
+    assert sum(v**2 for v in norms.values()) ** 0.5 == pytest.approx(entry["grad_norm"], rel=1e-3)
+
+
+def test_tensorboard_is_the_default_and_none_writes_nothing(train: Train, tmp_path: Path) -> None:
+    train(name="default", max_steps=1, report_to=[])
+    train(name="none", max_steps=1, report_to=["none"])
+
+    assert any((tmp_path / "default" / "tensorboard").rglob("events.out.tfevents*"))
+    assert not (tmp_path / "none" / "tensorboard").exists()
+
+
+def test_other_reporters_go_by_name_and_mistakes_get_one_sentence(tmp_path: Path) -> None:
+    known = ("mlflow", "wandb", "swanlab", "clearml")
+    absent = next(name for name in known if find_spec(name) is None)
+
+    with pytest.raises(ConfigError, match="'tensorbored' is no reporter"):
+        reporters(["tensorbored"], tmp_path)
+    with pytest.raises(MissingDependency, match=f"pip install {absent}"):
+        reporters([absent], tmp_path)
+
+
+def test_devices_are_started_by_accelerate_with_one_process_each(tmp_path: Path) -> None:
+    command = launch_command(4, 2, tmp_path)
+
+    assert command[1:4] == ["-m", "accelerate.commands.launch", "--multi_gpu"]
+    assert "--num_processes=4" in command
+    assert "--num_cpu_threads_per_process=2" in command
+    assert command[-3:] == ["--module", "student.devices", str(tmp_path)]
