@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.config.teacher import Pace
-from common.errors import FinstillError
 from teacher.base import Question
 from teacher.limits import PAUSE_WITHOUT_HINT, advance
 from teacher.loops import off_loop
@@ -227,7 +226,7 @@ class Gate:
             self._dirty.clear()
             try:
                 await self._exchange()
-            except FinstillError as error:
+            except Exception as error:  # whatever it is: who waits must not wait for ever
                 self.close(error)
                 return
             with contextlib.suppress(TimeoutError):

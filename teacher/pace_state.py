@@ -110,7 +110,8 @@ class PaceState:
 
     @classmethod
     def load(cls, values: dict[str, Any]) -> Self:
-        """From JSON."""
-        members = {owner: Member(*fields) for owner, fields in values.pop("members").items()}
-        cut_at = values.pop("cut_at")
-        return cls(**values, members=members, cut_at=-math.inf if cut_at is None else cut_at)
+        """From JSON, also of another version: what this one does not know is left out."""
+        known = {name: value for name, value in values.items() if name in cls.__slots__}
+        members = {owner: Member(*fields) for owner, fields in known.pop("members", {}).items()}
+        cut_at = known.pop("cut_at", None)
+        return cls(**known, members=members, cut_at=-math.inf if cut_at is None else cut_at)
