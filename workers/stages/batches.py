@@ -1,6 +1,5 @@
 """Message batches: one step at a time, so that no worker waits for hours."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from teacher.base import Question
 from teacher.batch_answers import questions_of
 from teacher.batch_ledger import BatchLedger
 from teacher.batches import BatchProgress, advance_batches, cancel_batches
+from teacher.loops import run
 from workers.run_directory import read_json
 from workers.stages.asking import Asking, batch_job_id, in_batches
 from workers.stages.context import StageContext
@@ -28,7 +28,7 @@ def advance_all_batches(context: StageContext) -> float | None:
     waits: list[float] = []
     for config in context.config.all_teachers:
         if in_batches(config):
-            progress = asyncio.run(_advance(context, Asking(context, config)))
+            progress = run(_advance(context, Asking(context, config)))
             _report(context, progress)
             if progress.next_poll_seconds is not None:
                 waits.append(progress.next_poll_seconds)
@@ -51,13 +51,10 @@ async def _advance(context: StageContext, ask: Asking) -> BatchProgress:
         rows = read_records(context.run.part("to_label"), Example)
         yield from questions_of(rows, ask.teacher)
 
-    try:
-        if context.cancelled():
-            await cancel_batches(job)
-            return await advance_batches(job, questions, submit=False)
-        return await advance_batches(job, questions)
-    finally:
-        await ask.teacher.close()
+    if context.cancelled():
+        await cancel_batches(job)
+        return await advance_batches(job, questions, submit=False)
+    return await advance_batches(job, questions)
 
 
 def _report(context: StageContext, progress: BatchProgress) -> None:
