@@ -143,6 +143,8 @@ class SystemCard(Record):
 
     `role`: teacher, student or baseline. `tiny`: the weights are random or toy sized, and every
     place that shows its numbers says so. Times in seconds, sizes in bytes, money in US dollars.
+    Latencies are of one text at a time (`latency_texts` of them) on `hardware`, where
+    `predict_texts` in `predict_seconds` were measured as well.
     `group` joins runs that differ by `seed` alone: they are compared as one system.
     """
 
@@ -162,6 +164,9 @@ class SystemCard(Record):
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
+    latency_texts: int | None = None
+    training_texts_per_second: float | None = None
+    hardware: str | None = None
     group: str | None = None
     seed: int | None = None
     notes: list[str] = Field(default_factory=list)

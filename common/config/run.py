@@ -46,6 +46,7 @@ class EvaluationConfig(Section):
     `bootstrap` resamples for every interval and permutation test; `alpha` is the error rate of
     a family of comparisons; `seed` fixes the resampling. `browse_rows` caps the texts shown.
     `encoder` (a local folder or hub name) adds sentence similarity and BERTScore of rationales.
+    `usd_per_hour`: what the machine that predicts costs; gives the price of 1,000 texts.
     """
 
     bootstrap: int = Field(default=10_000, ge=100)
@@ -57,6 +58,7 @@ class EvaluationConfig(Section):
     encoder: str | None = None
     batch_size: int = Field(default=32, gt=0)
     rationale_rows: int = Field(default=40, ge=0)
+    usd_per_hour: float | None = Field(default=None, ge=0)
 
 
 class RunConfig(Section):

@@ -1,6 +1,6 @@
 """(gold, predictions) -> EvaluationReport: one function judges teacher, students, baselines."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +201,11 @@ def text_parts(
         near = set(near_duplicates)
         parts[WITHOUT_NEAR_DUPLICATES] = np.array([i not in near for i in ids])
     return {name: mask for name, mask in parts.items() if mask.any()}
+
+
+def parts_in_order(names: Iterable[str]) -> list[str]:
+    """Names of parts as a person counts: 50 before 100, whatever order a file has them in."""
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def _subset(

@@ -15,7 +15,7 @@ from common.evaluation.charts import (
     whisker,
 )
 from common.evaluation.comparison import Comparison, Curve
-from common.evaluation.evaluate import AGREEMENT
+from common.evaluation.evaluate import AGREEMENT, parts_in_order
 from common.evaluation.formats import tick_money
 from common.evaluation.verdicts import display_name
 from common.records import EvaluationReport, Interval
@@ -74,7 +74,7 @@ def cost_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
 def agreement_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
     """Accuracy by the share of annotators that agreed on the gold label."""
     prefix = f"{AGREEMENT}_"
-    levels = [name for name in systems[0].subsets if name.startswith(prefix)]
+    levels = [n for n in parts_in_order(systems[0].subsets) if n.startswith(prefix)]
     if len(levels) < 2:
         return None
     spans = [v for r in systems for n in levels for v in _bounds(r.subsets[n].metrics["accuracy"])]

@@ -45,7 +45,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def rate(texts: int | None, seconds: float | None) -> str:
+def rate(texts: float | None, seconds: float | None) -> str:
     """Texts per second."""
     if not texts or not seconds:
         return NOTHING

@@ -15,7 +15,8 @@ from common.evaluation.comparison import BrowseAnswer, BrowseText, Comparison
 from common.evaluation.figures import curve_figures, figures_of
 from common.evaluation.grouping import group_of
 from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
-from common.evaluation.table import table_of
+from common.evaluation.remarks import measured_on, teacher_remarks
+from common.evaluation.table import parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
@@ -49,12 +50,14 @@ def render_html(comparison: Comparison) -> str:
         c=comparison,
         context=comparison.context,
         headers=headers,
+        parts=parts_table(comparison),
         rows=rows,
         titles=titles,
         place={r.system.name: i for i, r in enumerate(comparison.systems)},
         by_name={r.system.name: key_sign(i) for i, r in enumerate(comparison.systems)},
         signs=[key_sign(i) for i in range(len(comparison.systems) + 1)],
         strips=_strips(comparison),
+        remarks=[measured_on(comparison), *teacher_remarks(comparison)],
         leads=leads,
         forest=forest(leads),
         own=group_of(comparison.groups, comparison.reference).name

@@ -3,7 +3,8 @@
 from common.evaluation import formats
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.page import render_html
-from common.evaluation.table import table_of
+from common.evaluation.remarks import measured_on, teacher_remarks
+from common.evaluation.table import parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 from common.records import EvaluationReport
 
@@ -13,7 +14,9 @@ __all__ = ["render_html", "render_markdown", "terminal_rows"]
 def terminal_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Headers and rows for a table in the terminal."""
     headers, rows = table_of(comparison)
-    return headers, [[row.title, *(cell.text for cell in row.cells)] for row in rows]
+    return headers, [
+        [row.title, *(cell.text.replace("\n", ", ") for cell in row.cells)] for row in rows
+    ]
 
 
 def render_markdown(comparison: Comparison) -> str:
@@ -24,6 +27,7 @@ def render_markdown(comparison: Comparison) -> str:
         f"{_level(comparison)} (BCa bootstrap). {_plain(comparison.headline)}",
         _table(*terminal_rows(comparison)),
         "\n".join(f"- {_plain(verdict)}" for verdict in comparison.verdicts),
+        _remarks(comparison),
         _groups(comparison),
         _curve(comparison),
         _pairs(comparison),
@@ -33,6 +37,11 @@ def render_markdown(comparison: Comparison) -> str:
         _made(comparison),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _remarks(comparison: Comparison) -> str:
+    remarks = [measured_on(comparison), *teacher_remarks(comparison)]
+    return "\n\n".join(_plain(remark) for remark in remarks if remark)
 
 
 def _level(comparison: Comparison) -> str:
@@ -128,19 +137,8 @@ def _score(report: EvaluationReport, name: str) -> str:
 
 
 def _subsets(comparison: Comparison) -> str:
-    names = list(dict.fromkeys(name for r in comparison.systems for name in r.subsets))
-    if not names:
-        return ""
-    headers = ["Accuracy on", *names]
-    rows = [
-        [display_name(r.system), *(_subset(r, name) for name in names)] for r in comparison.systems
-    ]
-    return f"## Parts of the texts\n\n{_table(headers, rows)}"
-
-
-def _subset(report: EvaluationReport, name: str) -> str:
-    part = report.subsets.get(name)
-    return f"{part.metrics['accuracy'].value:.3f} (n = {part.n})" if part else ""
+    headers, rows = parts_table(comparison)
+    return f"## Parts of the texts\n\n{_table(headers, rows)}" if rows else ""
 
 
 def _published(comparison: Comparison) -> str:

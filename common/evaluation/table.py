@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 from common.evaluation import formats
 from common.evaluation.comparison import Comparison
+from common.evaluation.evaluate import AGREEMENT, parts_in_order
 from common.evaluation.verdicts import display_name
 from common.records import EvaluationReport, Interval, SystemCard
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text; `interval` where it is a metric; `best` where no system has a better one."""
+    """
+    A cell's text, its second line of less weight; `interval` where it is a metric; `best` where no
+    system has a better one.
+    """
 
     text: str
     interval: Interval | None = None
@@ -34,17 +38,29 @@ METRIC_COLUMNS = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "weighted_f1":
 
 
 def _parameters(card: SystemCard) -> str:
-    """All parameters, and those that were trained where they are not the same."""
+    """All parameters, and under them those that were trained where they are not the same."""
     every, trained = formats.count(card.parameters), formats.count(card.trainable_parameters)
-    return every if trained in (formats.NOTHING, every) else f"{every}, {trained} trained"
+    return every if trained in (formats.NOTHING, every) else f"{every}\n{trained} trained"
 
 
 def _latency(card: SystemCard) -> str:
-    """ "6.2 / 8.8 / 12.1 ms"."""
-    found = (card.latency_p50_ms, card.latency_p95_ms, card.latency_p99_ms)
-    if all(value is None for value in found):
+    """ "6.2 ms", and under it "p95 8.8, p99 12.1"."""
+    if card.latency_p50_ms is None:
         return formats.NOTHING
-    return " / ".join(formats.NOTHING if v is None else f"{v:.3g}" for v in found) + " ms"
+    tails = {"p95": card.latency_p95_ms, "p99": card.latency_p99_ms}
+    more = ", ".join(f"{name} {_short(ms)}" for name, ms in tails.items() if ms is not None)
+    return f"{_short(card.latency_p50_ms)} ms" + (f"\n{more}" if more else "")
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _training(card: SystemCard) -> str:
+    """ "3 min 20 s", and under it "65/s", the examples a second."""
+    taken = formats.duration(card.training_seconds)
+    speed = card.training_texts_per_second
+    return taken if speed is None else f"{taken}\n{formats.rate(speed, 1.0)}"
 
 
 OTHER_COLUMNS: dict[str, Callable[[EvaluationReport], str]] = {
@@ -52,10 +68,10 @@ OTHER_COLUMNS: dict[str, Callable[[EvaluationReport], str]] = {
     "Speed": lambda r: formats.rate(r.system.predict_texts, r.system.predict_seconds),
     "Disk": lambda r: formats.size(r.system.disk_bytes),
     "Parameters": lambda r: _parameters(r.system),
-    "Training": lambda r: formats.duration(r.system.training_seconds),
+    "Training": lambda r: _training(r.system),
     "Unreadable": lambda r: formats.share(r.unparseable / r.n),
     "Memory": lambda r: formats.size(r.system.peak_memory_bytes),
-    "Latency p50 / p95 / p99": lambda r: _latency(r.system),
+    "Latency p50": lambda r: _latency(r.system),
     "Lenient accuracy": lambda r: (
         f"{r.lenient.metrics['accuracy'].value:.3f}" if r.lenient else formats.NOTHING
     ),
@@ -85,6 +101,32 @@ def table_of(comparison: Comparison) -> tuple[list[str], list[Row]]:
         )
         for report, row in zip(reports, cells, strict=True)
     ]
+
+
+def parts_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Accuracy with its interval on each part of the texts."""
+    systems = comparison.systems
+    names = parts_in_order({name for report in systems for name in report.subsets})
+    if not names:
+        return [], []
+    sizes = {n: next(r.subsets[n].n for r in systems if n in r.subsets) for n in names}
+    headers = ["Accuracy on", *(f"{part_title(name)}, n = {sizes[name]:,}" for name in names)]
+    return headers, [
+        [display_name(report.system), *(_part(report, name) for name in names)]
+        for report in systems
+    ]
+
+
+def part_title(name: str) -> str:
+    """ "agreement 75 %" for agreement_75."""
+    if name.startswith(f"{AGREEMENT}_"):
+        return f"{AGREEMENT} {name.removeprefix(f'{AGREEMENT}_')} %"
+    return name.replace("_", " ")
+
+
+def _part(report: EvaluationReport, name: str) -> str:
+    part = report.subsets.get(name)
+    return formats.metric(part.metrics["accuracy"]) if part else formats.NOTHING
 
 
 def _metric_cells(report: EvaluationReport, best: dict[str, float]) -> list[Cell]:

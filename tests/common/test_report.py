@@ -20,7 +20,7 @@ from common.evaluation.page import flat_facts
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.render import render_html, render_markdown, terminal_rows
 from common.evaluation.verdicts import p_value
-from common.records import EvaluationReport, Example, Prediction, SystemCard, TeacherAnswer
+from common.records import EvaluationReport, Example, Prediction, Subset, SystemCard, TeacherAnswer
 from common.task import TaskDefinition, load_task
 
 TASK = load_task("sentiment")
@@ -475,3 +475,41 @@ def test_reports_are_equal_whatever_else_is_compared() -> None:
     one: EvaluationReport = judged(gold, cards()[0][0], 0.9).report
 
     assert one == judged(gold, cards()[0][0], 0.9).report
+
+
+def test_parts_stand_on_the_page_in_the_order_a_person_counts() -> None:
+    found = comparison()
+    names = ["agreement_100", "agreement_50", "without_near_duplicates"]
+    part = Subset(n=7, metrics=found.systems[0].metrics)
+    systems = [r.model_copy(update={"subsets": dict.fromkeys(names, part)})
+               for r in found.systems]  # fmt: skip
+    found = found.model_copy(update={"systems": systems})
+
+    wanted = ["agreement 50 %, n = 7", "agreement 100 %, n = 7", "without near duplicates, n = 7"]
+    for page in (render_html(found), render_markdown(found)):
+        places = [page.index(name) for name in wanted]
+        assert places == sorted(places)
+
+
+def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> None:
+    found = comparison()
+    card = found.systems[0].system.model_copy(
+        update={"hardware": "Abacus, 2 cores, 1 GB", "latency_p50_ms": 6.2, "latency_p95_ms": 128.0,
+                "latency_texts": 40, "training_seconds": 200.0, "training_texts_per_second": 65.0}
+    )  # fmt: skip
+    first = found.systems[0].model_copy(update={"system": card})
+    facts = {"teacher": "sage", "judged": 900, "answers": 1000, "usd": 0.5,
+             "accuracy": {"value": 0.9, "low": 0.88, "high": 0.92}}  # fmt: skip
+    context = found.context.model_copy(update={"teacher": {"teachers": [facts]}})
+    found = found.model_copy(update={"systems": [first, *found.systems[1:]], "context": context})
+
+    text = render_markdown(found)
+
+    assert "6.2 ms, p95 128" in text
+    assert "3 min 20 s, 65/s" in text
+    assert "Measured on Abacus, 2 cores, 1 GB" in text
+    assert "40 single texts" in text
+    assert "agrees with gold on 0.900 [0.880, 0.920] of 900 training texts; $0.50 per 1,000" in text
+    assert "was not asked about the texts" not in text, "the teacher stands in the table"
+    alone = found.model_copy(update={"systems": [first]})
+    assert "It was not asked about the texts judged here" in render_markdown(alone)

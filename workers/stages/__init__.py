@@ -37,9 +37,11 @@ def run_stage(context: StageContext, stage: Stage) -> float | None:
 
             train_system(context, stage.system)
         case "evaluate":
+            from workers.stages.speed import measure_speed
             from workers.stages.students import evaluate_system_on_test
 
             evaluate_system_on_test(context, stage.system)
+            measure_speed(context, stage.system)
         case "report":
             from workers.stages.report import write_report
 
