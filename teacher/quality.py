@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
@@ -100,40 +100,6 @@ def judge_probe(
             "labelling.probe.min_accuracy."
         )
     return report
-
-
-def select_answers(
-    answers: Iterable[AnyAnswer], labelling: LabellingConfig
-) -> tuple[list[TeacherAnswer], list[Unanswered]]:
-    """
-    The answers fit to train on, and the others with the reason why not, in order.
-
-    An answer that states no confidence is not held to `min_confidence`.
-    """
-    kept: list[TeacherAnswer] = []
-    dropped: list[Unanswered] = []
-    least = labelling.min_confidence
-    for answer in answers:
-        if isinstance(answer, Unanswered):
-            dropped.append(answer)
-        elif least is not None and answer.confidence is not None and answer.confidence < least:
-            dropped.append(_too_unsure(answer, least))
-        else:
-            kept.append(answer)
-    return kept, dropped
-
-
-def _too_unsure(answer: TeacherAnswer, least: float) -> Unanswered:
-    return Unanswered(
-        example_id=answer.example_id,
-        teacher=answer.teacher,
-        sample=answer.sample,
-        reason=Reason.LOW_CONFIDENCE,
-        detail=f"it states a confidence of {answer.confidence:.2f}, below {least:.2f}.",
-        key=answer.key,
-        usage=answer.usage,
-        cached=answer.cached,
-    )
 
 
 def _is_missing(answer: AnyAnswer) -> bool:

@@ -7,7 +7,7 @@ from common.config.teacher import GoldProbe, LabellingConfig
 from common.errors import TeacherUnfit
 from common.records import Reason, TeacherAnswer, Unanswered, Usage
 from common.task import load_task
-from teacher.quality import judge_probe, judge_smoke, select_answers, wilson_interval
+from teacher.quality import judge_probe, judge_smoke, wilson_interval
 
 TASK = load_task("sentiment")
 LABELLING = LabellingConfig(min_parse_rate=0.8, probe=GoldProbe(min_accuracy=0.7))
@@ -103,14 +103,3 @@ def test_the_interval_is_wilsons(right: int, rows: int) -> None:
     assert wilson_interval(right, rows) == pytest.approx(
         proportion_confint(right, rows, method="wilson"), abs=1e-6
     )
-
-
-def test_selection_drops_the_unanswered_and_the_unsure_with_reasons() -> None:
-    labelling = LabellingConfig(min_confidence=0.6)
-    sure, unsure = said(0, "positive", confidence=0.9), said(1, "neutral", confidence=0.5)
-    answers: list[TeacherAnswer | Unanswered] = [sure, unsure, silent(2), said(3, "neutral")]
-
-    kept, dropped = select_answers(answers, labelling)
-
-    assert [a.example_id for a in kept] == ["0", "3"]
-    assert [a.reason for a in dropped] == [Reason.LOW_CONFIDENCE, Reason.NOT_JSON]
