@@ -1,6 +1,6 @@
 """Several systems of one or several runs, judged on the same texts, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from common.data.fold import fold_key
 from common.data.store import count_records, read_records
@@ -9,11 +9,12 @@ from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.render import render_html, render_markdown
-from common.records import Example, Prediction
+from common.records import Example, Prediction, TeacherAnswer
 from common.task import load_task
 from workers.comparing_files import compare_large
 from workers.judged_texts import JudgedTexts, common_texts, keyed, other_texts, own_texts
 from workers.leak_guard import dropped_note, find_leaks, leak_notes, refuse_leaks
+from workers.outside import judged_outside, teacher_answers
 from workers.provenance import context_of
 from workers.run_directory import Run, RunDirectory, write_text
 from workers.services import Settings
@@ -40,9 +41,13 @@ def compare_runs(
         return compare_large(runs, systems, options)
     texts = _texts(runs, options)
     texts = _without_leaks(texts, runs, options.drop_leaked)
-    judged = [_judged(system, texts, settings) for system in systems]
+    answers = teacher_answers(options.outside, texts, runs[0])
+    judged = [_judged(system, texts, settings, answers) for system in systems]
+    others, notes = judged_outside(options.outside, texts, runs[0])
+    judged += others
     config = runs[0][1]
-    context = context_of(runs, options, texts.notes)
+    context = context_of(runs, options, [*texts.notes, *notes])
+    context = context.model_copy(update={"teacher_answers": answers})
     return compare_systems(
         judged, texts.gold, load_task(config.task), config.evaluation, context=context
     )
@@ -72,10 +77,15 @@ def _without_leaks(texts: JudgedTexts, runs: Sequence[Run], drop: bool) -> Judge
     return texts.noting(leak_notes(leaks))
 
 
-def _judged(system: System, texts: JudgedTexts, settings: Settings | None) -> Judged:
+def _judged(
+    system: System,
+    texts: JudgedTexts,
+    settings: Settings | None,
+    answers: Mapping[str, TeacherAnswer],
+) -> Judged:
     """The stored report where it is about these very texts, else a new one."""
     said = _said(system, texts, settings)
-    if texts.origin == "own" and texts.whole:
+    if texts.origin == "own" and texts.whole and not answers:
         return Judged(system.report, said)
     config = system.run[1]
     report = evaluate_system(
@@ -86,6 +96,7 @@ def _judged(system: System, texts: JudgedTexts, settings: Settings | None) -> Ju
         config.evaluation,
         texts.dataset,
         texts.fingerprint,
+        teacher_answers=answers,
         near_duplicates=texts.near_duplicates,
     )
     return Judged(report, said)

@@ -26,6 +26,8 @@ def compare_large(runs: Sequence[Run], systems: Sequence[System], options: Optio
     rows = count_records(directory.part("test"))
     if options.common:
         raise InputError(f"--common compares records in memory; {rows:,} test texts are too many.")
+    if options.outside:
+        raise InputError(f"--with and --teacher are read into memory; {rows:,} texts are too many.")
     refuse_other_texts(runs)
     leaks = find_leaks(runs, list(read_columns(directory.part("test"), "id", "text")), own=True)
     task, settings = load_task(config.task), config.evaluation

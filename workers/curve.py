@@ -13,6 +13,7 @@ from common.records import EvaluationReport, Example, Prediction
 from common.task import load_task
 from workers.comparing import compare_runs
 from workers.run_directory import RunDirectory, read_json
+from workers.systems import Options
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,18 @@ def default_line(config: RunConfig) -> str | None:
 
 
 def draw_curve(
-    places: Sequence[CurvePlace], runs: Sequence[RunDirectory], line: str | None
+    places: Sequence[CurvePlace],
+    runs: Sequence[RunDirectory],
+    line: str | None,
+    command: str = "",
 ) -> Comparison:
     """
     The comparison of the first run on all data, with the curve of all runs on its page.
 
-    Raises InputError when a run is not finished.
+    `command` is what somebody typed. Raises InputError when a run is not finished.
     """
     whole = max(range(len(places)), key=lambda i: (places[i].fraction, -i))
-    comparison = compare_runs([(runs[whole], places[whole].config)])
+    comparison = compare_runs([(runs[whole], places[whole].config)], Options(command=command))
     return comparison.model_copy(update={"curve": _curve(places, runs, whole, line)})
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from common.config import RunConfig
 from common.config.data import DataConfig
@@ -22,13 +24,22 @@ class System:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """A file of answers to the judged texts by `name`, which no run here has made."""
+
+    name: str
+    path: Path
+    role: Literal["teacher", "baseline"]
+
+
+@dataclass(frozen=True)
 class Options:
     """
     How runs are compared.
 
     `only` keeps systems of these names. `common`: on the texts that all test parts share. `on`:
     on another labelled data set. `drop_leaked`: texts that a run has seen are left out for all.
-    `command`: what somebody typed, for the page.
+    `command`: what somebody typed, for the page. `outside`: answers from elsewhere.
     """
 
     only: Sequence[str] = ()
@@ -36,6 +47,7 @@ class Options:
     on: DataConfig | None = None
     drop_leaked: bool = False
     command: str = ""
+    outside: Sequence[Outside] = ()
 
 
 def systems_of(runs: Sequence[Run], only: Sequence[str]) -> list[System]:

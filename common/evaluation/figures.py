@@ -20,7 +20,12 @@ from common.evaluation.formats import tick_money
 from common.evaluation.verdicts import display_name
 from common.records import EvaluationReport, Interval
 
-SHARE = "{:.0%}".format
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"  # 22.5 is no 22
+
+
+SHARE = _percent
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def _limits(pair: PairComparison, alpha: float) -> str:
     gap = pair.differences["accuracy"].interval
     if corrected_p(pair) < alpha:
         return "; the test alone would show one, its interval does not leave out 0"
+    if pair.smallest_shown >= 1:
+        return "; they differ on too few texts for any difference to be seen"
     blind = f"; under {100 * pair.smallest_shown:.1f} points could not be seen with n = {pair.n:,}"
     if gap.low <= 0 <= gap.high:
         return blind

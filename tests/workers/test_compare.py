@@ -13,11 +13,13 @@ from common.config.data import FileData
 from common.data.store import read_records
 from common.errors import ConfigError, InputError
 from common.evaluation.comparison import Comparison
+from common.evaluation.render import render_markdown
 from common.records import Prediction
 from common.task import CONFIGS
 from workers.cli import main
 from workers.comparing import compare_runs
 from workers.leak_guard import refuse_shown_texts
+from workers.outside import outside_of
 from workers.pipeline import LocalRun
 from workers.run_directory import Run
 from workers.services import Settings
@@ -268,3 +270,66 @@ def test_the_gate_of_the_command_leaves_with_three(
     out, err = capsys.readouterr()
     assert f"`finstill compare {run.run_id}`" in out
     assert "'majority' is no other system" in err
+
+
+def recorded(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_teachers_answers_stand_in_the_table_and_beside_every_text(
+    made: MakeRun, tmp_path: Path
+) -> None:
+    test = sentences(range(20, 29), "test")
+    run = made("home", sentences(range(12), "train") + test)
+    said = [{"id": r["id"], "label": r["label"], "rationale": f"Because: {r['text']}"}
+            for r in test]  # fmt: skip
+    file = recorded(tmp_path / "teacher.jsonl", said)
+
+    comparison = compare_runs([run], Options(outside=[outside_of(f"sage={file}", "teacher")]))
+
+    row = next(r for r in comparison.systems if r.system.role == "teacher")
+    assert (row.system.name, row.metrics["accuracy"].value) == ("sage", 1.0)
+    assert all(t.teacher and t.teacher.rationale == f"Because: {t.text}" for t in comparison.texts)
+
+
+def test_a_teacher_that_left_texts_out_is_shown_but_not_in_the_table(
+    made: MakeRun, tmp_path: Path
+) -> None:
+    test = sentences(range(20, 29), "test")
+    run = made("home", sentences(range(12), "train") + test)
+    file = recorded(tmp_path / "some.jsonl", [{"id": test[0]["id"], "label": "positive"}])
+
+    comparison = compare_runs([run], Options(outside=[outside_of(f"sage={file}", "teacher")]))
+
+    assert {r.system.role for r in comparison.systems} == {"baseline"}
+    assert sum(text.teacher is not None for text in comparison.texts) == 1
+    assert "sage answered 1 of the 27 judged texts" in " ".join(comparison.context.notes)
+    with pytest.raises(InputError, match="to 1 of the 27 judged texts"):
+        compare_runs([run], Options(outside=[outside_of(f"other={file}", "with")]))
+
+
+def test_generated_text_is_read_strictly_and_leniently_beside(
+    made: MakeRun, tmp_path: Path
+) -> None:
+    test = sentences(range(20, 29), "test")
+    run = made("home", sentences(range(12), "train") + test)
+    said = [{"id": r["id"], "raw": f"{r['label']}"} for r in test]
+    said[0]["raw"] = f"It seems {test[0]['label']} to me."
+    said[1]["raw"] = "Nobody knows."
+    file = recorded(tmp_path / "generated.jsonl", said)
+
+    comparison = compare_runs([run], Options(outside=[outside_of(f"fingpt={file}", "with")]))
+
+    row = next(r for r in comparison.systems if r.system.name == "fingpt")
+    assert row.unparseable == 2
+    assert row.metrics["accuracy"].value == pytest.approx(25 / 27)
+    assert row.lenient is not None
+    assert row.lenient.metrics["accuracy"].value == pytest.approx(26 / 27)
+    assert "Lenient accuracy" in render_markdown(comparison)
+
+
+@pytest.mark.parametrize("word", ["sage", "=file", "sage=", "a/b=file"])
+def test_answers_from_elsewhere_need_a_name_and_a_file(word: str) -> None:
+    with pytest.raises(InputError, match="NAME=FILE"):
+        outside_of(word, "with")

@@ -39,14 +39,27 @@ GATE_FAILED = 3
     help="Leave out, and count, texts that a run has seen in training.",
 )
 @click.option(
+    "--teacher",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="A teacher's recorded answers to the judged texts (JSONL or Parquet, by id).",
+)
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Another system's answers: rows with id and label, or raw for generated text.",
+)
+@click.option(
     "--format", "form", default="table", type=click.Choice(["table", "md", "json", "html"])
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write there instead of printing.")
 @click.option("--fail-if-worse", metavar="BASELINE", help="Exit 3 if the student is behind it.")
 def compare(
     runs: tuple[str, ...], only: tuple[str, ...], common: bool, on: Path | None,
-    overrides: tuple[str, ...], drop_leaked: bool, form: str, out: Path | None,
-    fail_if_worse: str | None,
+    overrides: tuple[str, ...], drop_leaked: bool, teacher: tuple[str, ...],
+    others: tuple[str, ...], form: str, out: Path | None, fail_if_worse: str | None,
 ) -> None:  # fmt: skip
     """
     Compare the judged systems of one or several runs on the same texts.
@@ -57,10 +70,12 @@ def compare(
     finstill compare demo-1a2b3c
     finstill compare RUN_A RUN_B --only student --format html --out report.html
     finstill compare RUN --on configs/data/tfns.yaml --set path=sent_valid.csv
+    finstill compare RUN --teacher claude=answers.jsonl --with fingpt=generated.jsonl
     finstill compare RUN --format md --fail-if-worse tfidf
     """
     from common.evaluation.gate import is_behind
     from workers.comparing import compare_runs
+    from workers.outside import outside_of
     from workers.systems import Options
 
     if overrides and on is None:
@@ -73,7 +88,10 @@ def compare(
     words += ["--common"] if common else []
     words += ["--on", str(on), *(w for each in overrides for w in ("--set", each))] if on else []
     words += ["--drop-leaked"] if drop_leaked else []
-    options = Options(only, common, data, drop_leaked, shlex.join(words))
+    words += [word for each in teacher for word in ("--teacher", each)]
+    words += [word for each in others for word in ("--with", each)]
+    outside = [outside_of(w, "teacher") for w in teacher] + [outside_of(w, "with") for w in others]
+    options = Options(only, common, data, drop_leaked, shlex.join(words), outside)
     opened = [open_run(settings.runs, run) for run in runs]
     comparison = compare_runs(opened, options, settings)
     _show(comparison, form, out)

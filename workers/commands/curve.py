@@ -1,13 +1,15 @@
 """finstill curve: how much data a recipe needs."""
 
+import shlex
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from common.config import RunConfig, load_config
+from common.config import load_config
 from common.errors import ConfigError
+from common.evaluation.comparison import Comparison
 from common.fingerprint import digest
 from workers.client import Client, raise_for
 from workers.curve import CurvePlace, curve_places, default_line, draw_curve
@@ -45,7 +47,10 @@ def curve(
         console.print("\nThe jobs go on; the same command rejoins them.")
         raise
     client.close()
-    _write(console, client.settings.runs, resolved, places, runs, line)
+    words = ["finstill", "curve", str(config), *overrides, "--fractions", fractions]
+    command = shlex.join([*words, "--seeds", str(seeds), *(["--line", line] if line else [])])
+    comparison = draw_curve(places, runs, line, command)
+    _write(console, client.settings.runs, f"{resolved.name}-{_digits(runs)}", comparison)
 
 
 def _shares(text: str) -> list[float]:
@@ -76,20 +81,15 @@ def _say(console: Console, place: CurvePlace, job: Job, done: int, total: int) -
     console.print(f"[{done}/{total}] {what}: {mark} ({job.id})", markup=False, highlight=False)
 
 
-def _write(
-    console: Console,
-    folder: Path,
-    config: RunConfig,
-    places: list[CurvePlace],
-    runs: list[RunDirectory],
-    line: str | None,
-) -> None:
+def _digits(runs: list[RunDirectory]) -> str:
+    return digest([run.run_id for run in runs])[:10]
+
+
+def _write(console: Console, folder: Path, name: str, comparison: Comparison) -> None:
     from workers.commands.tables import print_comparison
     from workers.comparing import write_comparison
 
-    comparison = draw_curve(places, runs, line)
-    name = digest([run.run_id for run in runs])[:10]
-    target = RunDirectory(folder / f"curve-{config.name}-{name}")
+    target = RunDirectory(folder / f"curve-{name}")
     write_comparison(target, comparison)
     print_comparison(console, comparison)
     console.print(f"\nReport: {target.report('html')}", soft_wrap=True, highlight=False)
