@@ -27,6 +27,8 @@ COPY teacher teacher
 COPY student student
 COPY workers workers
 COPY configs configs
+# TOKENIZERS_PARALLELISM is no token.
+# hadolint ignore=DL3064
 ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -44,7 +46,7 @@ CMD ["serve", "--host", "0.0.0.0"]
 
 # Flower beside it, for those who want to look into Celery itself.
 FROM finstill AS watch
-USER root
+USER 0
 RUN /venv/bin/pip install --no-cache-dir flower==2.2.0
 USER 10001:10001
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check clean
+.PHONY: setup demo test test-all check audit clean
 
 setup: $(READY)
 
@@ -28,5 +28,11 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Known weaknesses of the pinned packages. It asks pypi.org, and says so of each it cannot find.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 clean:
-	rm -rf $(VENV) runs .finstill
+	rm -rf $(VENV) $(VENV)-audit runs .finstill

@@ -43,6 +43,28 @@ def test_it_follows_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_dockerfile_has_nothing_a_linter_complains_about() -> None:
+    tool = shutil.which("hadolint") or str(Path(sys.executable).with_name("hadolint"))
+    if not Path(tool).exists():
+        pytest.skip("hadolint is not installed")
+
+    done = subprocess.run([tool, "Dockerfile"], cwd=ROOT, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_image_the_dockerfile_starts_from_is_pinned_to_a_patch() -> None:
+    values = dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE, re.MULTILINE))
+    stages = set(re.findall(r"^FROM .* AS (\w+)$", DOCKERFILE, re.MULTILINE))
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+
+    outside = [re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], b) for b in bases if b not in stages]
+
+    assert outside
+    assert [b for b in outside if not re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*", b)] == []
+
+
 def test_the_services_of_the_issue_are_there_with_their_profiles() -> None:
     profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
 
