@@ -42,7 +42,6 @@ from common.records import TrainingPair
 from common.task import TaskDefinition, load_task
 from student.checkpoint import read_manifest
 from student.export.export import export_student
-from student.models.reload import reload_student
 from student.models.tiny import tiny_texts, train_tokenizer
 from student.predict import Predictor
 from student.train import train_student
@@ -118,12 +117,11 @@ def make_student(args: argparse.Namespace, task: TaskDefinition, folder: Path) -
 def generate_and_parse(folder: Path, batch: int) -> Answer:
     """The reference: every batch generated as it comes, the text read as a label."""
     manifest = read_manifest(folder)
-    plain = manifest.student.model_copy(update={"attention": "sdpa"})  # the library's default
-    loaded = reload_student(
-        folder, manifest.model_copy(update={"student": plain}), torch.device("cpu")
-    )
-    loaded.module.eval()
-    tokenizer: Any = loaded.tokenizer
+    plain = manifest.student
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()  # as the library loads it: none of our changes
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    start = manifest.tokens["predict"]
     prompt, labels = manifest.task.student_prompt(plain.prompt), manifest.task.label_set
     prefix = prompt.predict if plain.task_signal == "prefix" else ""
 
@@ -138,9 +136,9 @@ def generate_and_parse(folder: Path, batch: int) -> Answer:
                 part, padding=True, truncation=True, max_length=plain.max_input_tokens,
                 return_tensors="pt",
             )  # fmt: skip
-            made = loaded.core.generate(
+            made = model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                max_new_tokens=8, do_sample=False, decoder_start_token_id=loaded.tokens.predict,
+                max_new_tokens=8, do_sample=False, decoder_start_token_id=start,
             )  # fmt: skip
             found += [
                 labels.parse(text)

@@ -42,6 +42,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from student.encoding import IGNORE, Branch, EncodedExample
 from student.models.causal import CausalStudent
+from student.models.fuse import fuse_activations
 from student.models.seq2seq import Seq2SeqStudent
 from student.steps import Objective, batch_totals, micro_batch_terms
 
@@ -210,6 +211,8 @@ class Runner:
         model = build_model(args.model, "eager" if own else args.reference_attention)
         model.train()
         form = variant.form
+        if own:
+            fuse_activations(model)  # as load_student does
         if not own:
             form = "packed" if args.model == "gpt2" else "prefix"
             self.step = reference_step(model, args.model == "gpt2")

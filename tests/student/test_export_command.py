@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,23 @@ def test_export_writes_a_checked_folder_that_predict_runs(
     assert finstill("predict", str(out), "Sales rose.", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["ctranslate2", "onnx"])
+def test_predict_runs_from_an_int8_export(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    if find_spec({"onnx": "onnxruntime"}.get(form, form)) is None:
+        pytest.skip(f"{form} needs the extra finstill[export]")
+    out = tmp_path / "shipped"
+
+    assert finstill("export", run.run_id, "--format", form, "--out", str(out)) == 0
+    capsys.readouterr()
+    assert finstill("predict", str(out), "Sales rose.", "--json") == 0
+
+    answer = json.loads(capsys.readouterr().out)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+    assert (answer["rationale"] is None) == (form == "onnx")
 
 
 def test_mistakes_get_one_sentence(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from common.task import CONFIGS, TaskDefinition
 from student.predict import Predictor
 from student.train import train_student
 from workers.cli import main
+from workers.commands.export import card_facts
+from workers.run_directory import RunDirectory
 
 NAMES = (
     "flan-t5-small",
@@ -94,6 +96,17 @@ def test_lora_baselines_are_four_pairs_and_see_the_tokens_the_student_sees() -> 
         cells = {(t.labels, m.quantization) for m, t in kind.values()}
         assert cells == {(a, b) for a in ("gold", "teacher") for b in (None, "nf4")}
         assert all(m.prompt == "fingpt" and t.rationale_weight == 0 for m, t in kind.values())
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("llama-3.1-8b-4bit", "Llama"), ("gpt2", None)])
+def test_what_is_trained_on_llama_carries_its_name(
+    name: str, wanted: str | None, tmp_path: Path
+) -> None:
+    config = config_of(name)
+
+    for system in config.trained_systems:
+        facts = card_facts(RunDirectory(tmp_path / "run"), config, system, tmp_path)
+        assert facts.must_begin_with == wanted
 
 
 @pytest.mark.parametrize("name", ["flan-t5-small", "flan-t5-base", "flan-t5-large", "gpt2"])

@@ -134,7 +134,10 @@ class RunPage(BaseModel):
 
 
 class PredictRequest(Closed):
-    """Texts for a trained system of a run."""
+    """
+    Texts for a trained system of a run. `export`: the name of one of its exports to answer in its
+    place, such as onnx-int8; without one, the student as it was trained.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -144,6 +147,7 @@ class PredictRequest(Closed):
     )
     texts: list[Text] = Field(min_length=1, max_length=256)
     system: Annotated[str, StringConstraints(pattern=SYSTEM)] = "student"
+    export: Annotated[str, StringConstraints(pattern=SYSTEM)] | None = None
     rationales: bool = False
 
 

@@ -1,5 +1,5 @@
 """
-Students in memory, answering in batches.
+Students in memory, answering in batches; trained ones and exports of them alike.
 
 One thread does all torch work: two would fight for the cores. Requests that arrive while a batch is
 being computed wait together and make the next batch.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from student.predict import Predictor, Scored
 
 MOST_WAITING_TEXTS = 4096
-BATCH_TEXTS = 256
+BATCH_TEXTS = 64  # as efficient as more, and the next texts arrive while these are computed
 GATHER_SECONDS = 0.002
 ANSWER_SECONDS = 60.0
 
@@ -45,12 +45,16 @@ class PredictorPool:
 
     @property
     def loaded(self) -> list[str]:
-        """`run/system` of every student in memory, the last used one last."""
-        return [f"{path.parents[2].name}/{path.parent.name}" for path in self._models]
+        """`run/system`, or `run/system/export`, of every student in memory; last used last."""
+        return [self._name(folder) for folder in self._models]
+
+    def _name(self, folder: Path) -> str:
+        run, _, system, *kind = folder.relative_to(self._runs).parts
+        return "/".join([run, system, *(name for name in kind if name not in ("model", "exports"))])
 
     async def predict(self, folder: Path, texts: Sequence[str], rationales: bool) -> "list[Scored]":
         """
-        Answers of the student in `folder`, in the order of `texts`.
+        Answers of the student (a model/ folder or an export) in `folder`, in the order of `texts`.
 
         Raises Problem 429 when too much waits, 504 when it takes too long, StudentError.
         """
@@ -107,22 +111,20 @@ class PredictorPool:
 
         stamp = max((f.stat().st_mtime_ns for f in folder.iterdir()), default=0)
         if folder not in self._models or self._stamps[folder] != stamp:
-            import torch
-
-            torch.set_num_threads(self._threads)
             self._models.pop(folder, None)
             while len(self._models) >= self._most:
                 self._models.popitem(last=False)
-            self._models[folder] = Predictor.load(folder)
+            self._models[folder] = Predictor.load(folder, threads=self._threads)
             self._stamps[folder] = stamp
         self._models.move_to_end(folder)
         return self._models[folder]
 
 
 async def _gather(queue: asyncio.Queue[_Wish]) -> list[_Wish]:
-    """The first wish and those that come right behind it."""
+    """The first wish and those that wait with it, or come right behind it."""
     batch = [await queue.get()]
-    await asyncio.sleep(GATHER_SECONDS)
+    if queue.empty():
+        await asyncio.sleep(GATHER_SECONDS)
     while not queue.empty() and sum(len(w.texts) for w in batch) < BATCH_TEXTS:
         batch.append(queue.get_nowait())
     return batch
