@@ -10,13 +10,14 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from common.evaluation import formats
+from common.evaluation.all_metrics import MORE_METRICS, labels_table, metrics_table
 from common.evaluation.charts import padded
 from common.evaluation.comparison import BrowseAnswer, BrowseText, Comparison
 from common.evaluation.figures import curve_figures, figures_of
 from common.evaluation.grouping import group_of
 from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
 from common.evaluation.remarks import measured_on, teacher_remarks
-from common.evaluation.table import parts_table, table_of
+from common.evaluation.table import METRIC_COLUMNS, parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
@@ -37,6 +38,7 @@ SCORE_TITLES = {
     "gold_probability": "Probability of the gold label",
     "negative_brier": "Brier score (negative)",
 }
+METRIC_TITLES = {**METRIC_COLUMNS, **MORE_METRICS}
 
 
 def render_html(comparison: Comparison) -> str:
@@ -51,6 +53,7 @@ def render_html(comparison: Comparison) -> str:
         context=comparison.context,
         headers=headers,
         parts=parts_table(comparison),
+        more=[metrics_table(comparison), labels_table(comparison)],
         rows=rows,
         titles=titles,
         place={r.system.name: i for i, r in enumerate(comparison.systems)},
@@ -133,6 +136,7 @@ def _environment() -> Environment:
         holm=corrected_p,
     )
     environment.globals["score_titles"] = SCORE_TITLES
+    environment.globals["metric_titles"] = METRIC_TITLES
     environment.globals["styles"] = Markup(sources["report.css"])
     environment.globals["script"] = Markup(sources["report.js"])
     return environment

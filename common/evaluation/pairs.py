@@ -23,7 +23,7 @@ from common.evaluation.resampling import (
 from common.evaluation.scores import compare_all_scores
 from common.records import Interval
 
-TESTED = ("accuracy", "macro_f1", "weighted_f1", "mcc")
+TESTED = tuple(name for name in METRICS if name != "unparseable")
 FEW_DISCORDANT = 25
 
 

@@ -1,6 +1,7 @@
 """A comparison as Markdown, as rows for the terminal, and (common/evaluation/page.py) as HTML."""
 
 from common.evaluation import formats
+from common.evaluation.all_metrics import labels_table, metrics_table
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.page import render_html
 from common.evaluation.remarks import measured_on, teacher_remarks
@@ -31,6 +32,8 @@ def render_markdown(comparison: Comparison) -> str:
         _groups(comparison),
         _curve(comparison),
         _pairs(comparison),
+        f"## Every metric\n\n{_table(*metrics_table(comparison))}",
+        f"## By label\n\n{_table(*labels_table(comparison))}",
         _subsets(comparison),
         _rationales(comparison),
         _published(comparison),

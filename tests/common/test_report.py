@@ -14,6 +14,7 @@ from common.data.store import write_records
 from common.errors import ConfigError, InputError
 from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged, ReportContext
+from common.evaluation.counts import METRICS
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.files import JudgedFile, compare_files, evaluate_file
 from common.evaluation.page import flat_facts
@@ -513,3 +514,33 @@ def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> Non
     assert "was not asked about the texts" not in text, "the teacher stands in the table"
     alone = found.model_copy(update={"systems": [first]})
     assert "It was not asked about the texts judged here" in render_markdown(alone)
+
+
+def test_every_metric_and_every_label_stand_on_the_page_as_they_were_computed() -> None:
+    found = comparison()
+    first = found.systems[0]
+    page = Page(render_html(found)).text
+    text = render_markdown(found)
+
+    mcc, label = first.metrics["mcc"], first.per_class[found.labels[0]]
+    assert f"{mcc.value:.3f} [{mcc.low:.3f}, {mcc.high:.3f}]" in text
+    assert f"{mcc.value:.3f}{mcc.low:.3f}\u2013{mcc.high:.3f}" in page
+    for side in (page, text):
+        assert f"{label.precision:.2f} / {label.recall:.2f} / {label.f1:.2f}" in side
+        assert "Calibration error (ECE)" in side
+
+
+def test_every_metric_has_its_paired_tests_corrected_over_the_family() -> None:
+    found = comparison()
+
+    for pair in found.pairs:
+        assert set(pair.differences) == set(METRICS) - {"unparseable"}
+        for difference in pair.differences.values():
+            test = difference.permutation
+            assert test.p_holm is not None
+            assert test.p_bonferroni is not None
+            assert test.p <= test.p_holm <= test.p_bonferroni
+
+
+def test_missing_encoder_scores_are_skipped_with_a_word() -> None:
+    assert "Sentence similarity and BERTScore were not computed" in render_html(comparison())
