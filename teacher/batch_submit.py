@@ -130,8 +130,8 @@ class _Draft:
         if self._job.ledger.open(self._job.job_id):
             return
         raise JobPaused(
-            f"the budget of {self._job.purse.max_usd} dollars is reached; raise labelling.max_usd "
-            f"and run `finstill jobs resume {self._job.job_id}`."
+            f"the budget of {self._job.purse.max_usd} dollars is reached; go on "
+            "with `finstill jobs resume JOB --max-usd DOLLARS`."
         )
 
 

@@ -131,13 +131,27 @@ if found > 0 then redis.call('HINCRBY', KEYS[1], 'lost', -found) end
 """
 
 
+def raise_budget(client: "redis.Redis", job_id: str, max_usd: float) -> None:
+    """From now on the job's budget is `max_usd` instead of its config's."""
+    patiently(partial(client.set, _budget_key(job_id), repr(max_usd)))
+
+
+def _budget_key(job_id: str) -> str:
+    return f"finstill:budget:{job_id}"
+
+
 class RedisPurse:
-    """The purse of one job over all its workers; it outlives them, for the job may be resumed."""
+    """
+    The purse of one job over all its workers; it outlives them, for the job may be resumed.
+
+    What `raise_budget` said takes the place of `max_usd`.
+    """
 
     blocks = True
 
     def __init__(self, client: "redis.Redis", job_id: str, max_usd: float | None = None):
-        self.max_usd = max_usd
+        raised: Any = patiently(partial(client.get, _budget_key(job_id)))
+        self.max_usd = float(raised) if raised and max_usd is not None else max_usd
         self._client = client
         self._key = f"finstill:purse:{job_id}"
         self._reserve = client.register_script(_RESERVE)
@@ -219,7 +233,7 @@ class Wallet:
         return JobPaused(
             f"the budget of ${self._purse.max_usd:.2f} is reached: "
             f"${self._purse.money().spent:.4f} are spent and the next request may cost more than "
-            "is left; raise labelling.max_usd and resume the job."
+            "is left; go on with `finstill jobs resume JOB --max-usd DOLLARS`."
         )
 
 

@@ -404,7 +404,7 @@ def test_a_budget_for_half_the_rows_stops_within_it_and_can_be_resumed(
     bench.double.paid.clear()
     bench.purse = RedisPurse(client, "j", max_usd=cost / 2)
 
-    with pytest.raises(JobPaused, match="jobs resume j"):
+    with pytest.raises(JobPaused, match="jobs resume JOB --max-usd"):
         bench.run(most=60)
     spent = bench.purse.money().spent
     bench.purse = RedisPurse(client, "j", max_usd=cost * 2)

@@ -9,7 +9,7 @@ import redis
 
 from common.config.teacher import LabellingConfig, Pace
 from common.errors import JobPaused
-from teacher.budget import MemoryPurse, Purse, RedisPurse, Wallet
+from teacher.budget import MemoryPurse, Purse, RedisPurse, Wallet, raise_budget
 from teacher.cache import RedisCache
 from teacher.labelling import label_examples
 from teacher.loops import close_loop
@@ -55,6 +55,15 @@ def test_without_a_limit_spending_is_still_counted(client: redis.Redis) -> None:
         assert purse.reserve("a", 5.0, 9.0).usd >= 5.0
         purse.settle("a", spent=4.0, returned=0.0)
         assert purse.money().spent == pytest.approx(4.0)
+
+
+def test_a_raised_budget_holds_for_every_worker_from_then_on(client: redis.Redis) -> None:
+    assert RedisPurse(client, "poor", 1.0).reserve("a", 2.0, 2.0).usd == 0.0
+
+    raise_budget(client, "poor", 3.0)
+
+    assert RedisPurse(client, "poor", 1.0).reserve("a", 2.0, 2.0).usd == pytest.approx(2.0)
+    assert RedisPurse(client, "other", 1.0).reserve("a", 2.0, 2.0).usd == 0.0
 
 
 def test_what_a_dead_worker_held_counts_as_spent_until_it_speaks(client: redis.Redis) -> None:

@@ -20,7 +20,12 @@ from workers.services import settings_from_environment
 @click.argument("words", nargs=-1, metavar="[resume] [ID]")
 @click.option("--watch", is_flag=True, help="Follow the job until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def jobs(words: tuple[str, ...], watch: bool, as_json: bool) -> None:
+@click.option(
+    "--max-usd",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With resume: the job's budget from now on, what is spent included.",
+)
+def jobs(words: tuple[str, ...], watch: bool, as_json: bool, max_usd: float | None) -> None:
     """
     List all jobs, show one, follow it, or resume one that stopped.
 
@@ -28,10 +33,13 @@ def jobs(words: tuple[str, ...], watch: bool, as_json: bool) -> None:
     finstill jobs
     finstill jobs demo-1a2b3c --watch
     finstill jobs resume demo-1a2b3c
+    finstill jobs resume demo-1a2b3c --max-usd 20
     """
     console = Console(stderr=as_json)
     if words[:1] == ("resume",) and len(words) == 2:
-        _resume(words[1], console)
+        _resume(words[1], console, max_usd)
+    elif max_usd is not None:
+        raise ConfigError("jobs: --max-usd is the new budget of a job that is resumed: resume ID.")
     elif not words:
         _list(console, as_json)
     elif len(words) == 1:
@@ -84,11 +92,15 @@ def _print(console: Console, job: Job) -> None:
         console.print(job.fault.message, style="red", soft_wrap=True)
 
 
-def _resume(job_id: str, console: Console) -> None:
+def _resume(job_id: str, console: Console, max_usd: float | None) -> None:
+    from teacher.budget import raise_budget
+
     settings = settings_from_environment()
     client = Client(settings)
     job = client.jobs.get(job_id)
     _, config = open_run(settings.runs, job.id)
+    if max_usd is not None:
+        raise_budget(client.redis, job.id, max_usd)
     client.submit(config, job.kind)
     raise_for(follow(client, job.id, console))
     client.close()
