@@ -1,10 +1,12 @@
 """Several systems of one or several runs, judged on the same texts, side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from common.data.fold import fold_key
 from common.data.store import count_records, read_records
 from common.errors import InputError
+from common.evaluation.answers_file import write_answers
 from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged
 from common.evaluation.evaluate import evaluate_system
@@ -23,9 +25,25 @@ from workers.systems import Options, System, systems_of
 LARGE = 50_000  # test texts above which a comparison works column by column
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A comparison with what it stands on; empty where that is too large to be held."""
+
+    comparison: Comparison
+    gold: Sequence[Example] = ()
+    judged: Sequence[Judged] = ()
+
+
 def compare_runs(
     runs: Sequence[Run], options: Options | None = None, settings: Settings | None = None
 ) -> Comparison:
+    """The comparison of `judge_runs`."""
+    return judge_runs(runs, options, settings).comparison
+
+
+def judge_runs(
+    runs: Sequence[Run], options: Options | None = None, settings: Settings | None = None
+) -> Judgement:
     """
     Compare the judged systems of `runs`; `settings` are needed to judge other texts (`on`).
 
@@ -38,7 +56,7 @@ def compare_runs(
     if not systems:
         raise InputError("there is no evaluated system of these names to compare.")
     if not options.on and count_records(runs[0][0].part("test")) > LARGE:
-        return compare_large(runs, systems, options)
+        return Judgement(compare_large(runs, systems, options))
     texts = _texts(runs, options)
     texts = _without_leaks(texts, runs, options.drop_leaked)
     answers = teacher_answers(options.outside, texts, runs[0])
@@ -48,9 +66,18 @@ def compare_runs(
     config = runs[0][1]
     context = context_of(runs, options, [*texts.notes, *notes])
     context = context.model_copy(update={"teacher_answers": answers})
-    return compare_systems(
+    comparison = compare_systems(
         judged, texts.gold, load_task(config.task), config.evaluation, context=context
     )
+    return Judgement(comparison, texts.gold, judged)
+
+
+def write_judgement(directory: RunDirectory, judgement: Judgement) -> None:
+    """report.parquet with everybody's answers (where they fit into memory) and the report."""
+    if judgement.judged:
+        labels = judgement.comparison.labels
+        write_answers(directory.report("parquet"), judgement.gold, judgement.judged, labels)
+    write_comparison(directory, judgement.comparison)
 
 
 def write_comparison(directory: RunDirectory, comparison: Comparison) -> None:

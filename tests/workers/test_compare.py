@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import workers.comparing as comparing
@@ -333,3 +334,29 @@ def test_generated_text_is_read_strictly_and_leniently_beside(
 def test_answers_from_elsewhere_need_a_name_and_a_file(word: str) -> None:
     with pytest.raises(InputError, match="NAME=FILE"):
         outside_of(word, "with")
+
+
+def test_all_writes_a_folder_with_everybodys_answers(
+    made: MakeRun, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = sentences(range(20, 29), "test")
+    run, _ = made("home", sentences(range(12), "train") + test)
+    monkeypatch.setenv("FINSTILL_RUNS", str(settings.runs))
+    folder = tmp_path / "new" / "report"
+
+    with pytest.raises(SystemExit) as left:
+        main(["compare", run.run_id, "--format", "all", "--out", str(folder)])
+
+    assert not left.value.code
+    assert {p.name for p in folder.iterdir()} == {f"report.{s}" for s in
+                                                  ("html", "md", "json", "parquet")}  # fmt: skip
+    rows = pq.read_table(folder / "report.parquet").to_pylist()
+    assert [(r["system"], r["id"]) for r in rows[:2]] == [("majority", "test0"),
+                                                         ("majority", "test1")]  # fmt: skip
+    assert len(rows) == 2 * 27
+    report = json.loads((folder / "report.json").read_text())
+    for system in report["systems"]:
+        mine = [row["right"] for row in rows if row["system"] == system["system"]["name"]]
+        assert sum(mine) / 27 == pytest.approx(system["metrics"]["accuracy"]["value"])
+    tfidf = [row for row in rows if row["system"] == "tfidf"]
+    assert all(sum(row[f"probability_{n}"] for n in WORDS) == pytest.approx(1) for row in tfidf)

@@ -10,7 +10,7 @@ from rich.console import Console
 from common.config import load_data
 from common.errors import UsageError
 from common.evaluation.comparison import Comparison
-from workers.run_directory import open_run, write_text
+from workers.run_directory import RunDirectory, open_run, write_text
 from workers.services import apply_thread_environment, settings_from_environment
 
 GATE_FAILED = 3
@@ -52,9 +52,13 @@ GATE_FAILED = 3
     help="Another system's answers: rows with id and label, or raw for generated text.",
 )
 @click.option(
-    "--format", "form", default="table", type=click.Choice(["table", "md", "json", "html"])
+    "--format", "form", default="table", type=click.Choice(["table", "md", "json", "html", "all"])
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write there instead of printing.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write there instead of printing; a folder for --format all.",
+)
 @click.option("--fail-if-worse", metavar="BASELINE", help="Exit 3 if the student is behind it.")
 def compare(
     runs: tuple[str, ...], only: tuple[str, ...], common: bool, on: Path | None,
@@ -70,11 +74,12 @@ def compare(
     finstill compare demo-1a2b3c
     finstill compare RUN_A RUN_B --only student --format html --out report.html
     finstill compare RUN --on configs/data/tfns.yaml --set path=sent_valid.csv
+    finstill compare RUN_A RUN_B --format all --out comparison
     finstill compare RUN --teacher claude=answers.jsonl --with fingpt=generated.jsonl
     finstill compare RUN --format md --fail-if-worse tfidf
     """
     from common.evaluation.gate import is_behind
-    from workers.comparing import compare_runs
+    from workers.comparing import judge_runs, write_judgement
     from workers.outside import outside_of
     from workers.systems import Options
 
@@ -93,8 +98,15 @@ def compare(
     outside = [outside_of(w, "teacher") for w in teacher] + [outside_of(w, "with") for w in others]
     options = Options(only, common, data, drop_leaked, shlex.join(words), outside)
     opened = [open_run(settings.runs, run) for run in runs]
-    comparison = compare_runs(opened, options, settings)
-    _show(comparison, form, out)
+    if form == "all" and out is None:
+        raise UsageError("--format all writes four files; name their folder with --out.")
+    judgement = judge_runs(opened, options, settings)
+    comparison = judgement.comparison
+    if form == "all" and out is not None:
+        write_judgement(RunDirectory(out), judgement)
+        click.echo(f"written: {out}/report.html, report.md, report.json, report.parquet")
+    else:
+        _show(comparison, form, out)
     if fail_if_worse and is_behind(comparison, fail_if_worse):
         sys.exit(GATE_FAILED)
 
