@@ -1,5 +1,7 @@
 """The gate of somebody's CI: behind means shown to be behind, over seeds where there are seeds."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ SETTINGS = EvaluationConfig(bootstrap=400)
 GOLD = [Example(id=str(i), text=f"t{i}", label=("dry", "wet")[i % 2]) for i in range(200)]
 
 
-def compared(task: TaskDefinition, systems: list[tuple[str, float, str | None]]) -> Comparison:
+def compared(task: TaskDefinition, systems: Sequence[tuple[str, float, str | None]]) -> Comparison:
     """Systems (name, accuracy, recipe): the reference is the first."""
     judged = []
     for seed, (name, accuracy, group) in enumerate(systems):
