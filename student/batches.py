@@ -131,7 +131,7 @@ def causal_batch(
     """Rows of about `row_tokens` tokens, each prompt once with its branches behind it."""
     rows = []
     starts = [sum(len(e.branches) for e in examples[:i]) for i in range(len(examples))]
-    for members in first_fit([e.length for e in examples], row_tokens):
+    for members in level_rows([e.length for e in examples], row_tokens):
         row = _Row.empty()
         for i in members:
             _add_causal(row, examples[i], owner=i + 1, branch=starts[i])
@@ -179,6 +179,32 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         groups[place].append(i)
         room[place] -= lengths[i]
     return groups
+
+
+def level_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """
+    first_fit's groups, or up to twice as many with evener sums where that leaves less padding.
+
+    Every row is padded to the longest. Evened out by the longest-first rule (Graham 1969). Eight
+    examples of 77 tokens fill three rows of 256 to 231, 231 and 154, but four rows to 154 each.
+    """
+    packed = first_fit(lengths, capacity)
+    candidates = [packed]
+    for count in range(len(packed), 2 * len(packed) + 1):
+        rows: list[list[int]] = [[] for _ in range(count)]
+        sums = [0] * count
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            place = sums.index(min(sums))
+            rows[place].append(i)
+            sums[place] += lengths[i]
+        if min(sums) > 0 and max(sums) <= max(capacity, *lengths):
+            candidates.append(rows)
+    return min(candidates, key=lambda rows: padded_tokens(lengths, rows))
+
+
+def padded_tokens(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    """Positions of a batch of these rows, padding included."""
+    return len(rows) * max(sum(lengths[i] for i in row) for row in rows)
 
 
 def block_mask(owner: Tensor, branch: Tensor) -> Tensor:

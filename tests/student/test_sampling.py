@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batches import first_fit
+from student.batches import first_fit, level_rows, padded_tokens
 from student.sampling import PooledSampler
 
 LENGTHS = [(37 * i) % 101 + 1 for i in range(500)]
@@ -64,3 +64,21 @@ def test_first_fit_keeps_all_and_never_exceeds_the_row(lengths: list[int], room:
 
 def test_first_fit_packs_what_fits_together() -> None:
     assert first_fit([70, 30, 60, 40], 100) == [[0, 1], [2, 3]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))
+def test_levelled_rows_keep_all_fit_the_row_and_are_never_padded_more(
+    lengths: list[int], room: int
+) -> None:
+    rows = level_rows(lengths, room)
+
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= room or len(row) == 1 for row in rows)
+    assert padded_tokens(lengths, rows) <= padded_tokens(lengths, first_fit(lengths, room))
+
+
+def test_levelled_rows_take_one_more_row_where_that_leaves_no_padding() -> None:
+    # First-fit: 231, 231 and 154, padded to 3 x 231 = 693; four rows of 154 are 616, no padding.
+    rows = level_rows([77] * 8, 256)
+
+    assert sorted(len(row) for row in rows) == [2, 2, 2, 2]
