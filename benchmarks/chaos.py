@@ -150,12 +150,16 @@ class Site:
 
     def processes(self) -> dict[int, str]:
         """Process id -> what it is, for everything of this site."""
-        mark = f"FINSTILL_STATE={self.folder / 'state'}".encode()
-        found = {}
+        state = str(self.folder / "state").encode()
+        mark, found = b"FINSTILL_STATE=" + state, {}
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                if mark in (place / "environ").read_bytes().split(b"\0"):
-                    found[int(place.name)] = _role((place / "cmdline").read_bytes())
+                command = (place / "cmdline").read_bytes()
+                # the server writes its title over its environment
+                if b"-server unixsocket:" + state in command:
+                    found[int(place.name)] = "redis"
+                elif mark in (place / "environ").read_bytes().split(b"\0"):
+                    found[int(place.name)] = _role(command)
             except OSError:
                 continue
         return {pid: role for pid, role in found.items() if role}
@@ -176,8 +180,6 @@ def _role(cmdline: bytes) -> str:
     words = cmdline.decode(errors="replace").split("\0")
     if "worker" in words:
         return "train" if any("train" in word for word in words) else "label"
-    if words[0].endswith(("valkey-server", "redis-server")):
-        return "redis"
     return "api" if "serve" in words else "up" if "up" in words else " ".join(words).strip()
 
 

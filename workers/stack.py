@@ -38,7 +38,7 @@ WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluat
 # With a chunk each, one asks while another reads its rows or writes its answers.
 PROCESSES = {"label": 4, "train": 1}
 LINGER_SECONDS = 30.0
-_NICENESS = 5
+_NICENESS = 10
 _ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -1,6 +1,8 @@
 """Who asks, what they may do, and how often."""
 
+import time
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Security
@@ -15,9 +17,14 @@ BURST_SECONDS = 2.0
 FAILURES_PER_MINUTE = 60
 FAILURE_BURST_SECONDS = 20.0
 
+REMEMBERED_SECONDS = 60.0
+_MOST_REMEMBERED = 1000
+
 # Generic cell rate algorithm: one key holds the time at which the bucket is empty again. Returns
-# the milliseconds to wait, 0 when the request may pass. Times are Redis's own.
+# the milliseconds to wait, 0 when the request may pass. Times are Redis's own. With a second key,
+# -1 where that is gone: a token that was revoked a moment ago is found out in the same round trip.
 RATE = """
+if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
 local t = redis.call('TIME') local now = t[1] * 1000 + t[2] / 1000
 local step, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
@@ -44,7 +51,7 @@ async def authenticate(request: Request, credentials: Credentials) -> Token:
     token = await _of_header(services, credentials)
     if token is None and credentials is None and request.method in ("GET", "HEAD"):
         token = await services.sessions.token_of(request)
-    if token is None:
+    if token is None or not await _limit_token(services, token):
         if credentials is not None:
             await count_failure(services, request)
         raise Problem(
@@ -52,7 +59,6 @@ async def authenticate(request: Request, credentials: Credentials) -> Token:
             "a valid bearer token is needed; make one with `finstill token create`.",
             headers={"WWW-Authenticate": 'Bearer realm="finstill"'},
         )
-    await limit_rate(services, f"token:{token.id}", token.requests_per_minute)
     return token
 
 
@@ -75,25 +81,52 @@ Admin = Annotated[Token, Depends(needs(Scope.ADMIN))]
 async def _of_header(
     services: Services, credentials: HTTPAuthorizationCredentials | None
 ) -> Token | None:
+    """
+    The token of the header, if it is one.
+
+    Its proof is remembered by the digest of its text; that it still exists is asked every time.
+    """
     if credentials is None or len(credentials.credentials) > 200:
         return None
-    text = credentials.credentials
+    text, now = credentials.credentials, time.monotonic()
+    proof = sha256(text.encode("utf-8", "surrogateescape")).digest()
+    token, until = services.proven.get(proof, (None, 0.0))
+    if now < until:
+        return token
     stored = await cast(Awaitable[Any], services.async_redis.hgetall(PREFIX + token_id_of(text)))
-    return verified(text, stored)
+    if token := verified(text, stored):
+        if len(services.proven) >= _MOST_REMEMBERED:
+            services.proven.clear()
+        services.proven[proof] = (token, now + REMEMBERED_SECONDS)
+    return token
+
+
+async def _limit_token(services: Services, token: Token) -> bool:
+    """Count a request of a token; False when it was revoked. Raises Problem 429."""
+    return await _pass(
+        services, f"token:{token.id}", token.requests_per_minute, BURST_SECONDS, PREFIX + token.id
+    )
 
 
 async def limit_rate(
     services: Services, who: str, per_minute: int, burst_seconds: float = BURST_SECONDS
 ) -> None:
     """Let `who` pass at most so often on average. Raises Problem 429."""
+    await _pass(services, who, per_minute, burst_seconds)
+
+
+async def _pass(
+    services: Services, who: str, per_minute: int, burst_seconds: float, *must_exist: str
+) -> bool:
     step = 60_000 / per_minute
     burst = max(step, burst_seconds * 1000)
-    wait = int(await services.rate(keys=[f"finstill:rate:{who}"], args=[step, burst]))
-    if wait:
+    wait = int(await services.rate(keys=[f"finstill:rate:{who}", *must_exist], args=[step, burst]))
+    if wait > 0:
         seconds = str(max(1, -(-wait // 1000)))
         raise Problem(
             429, f"more than {per_minute} requests a minute.", headers={"Retry-After": seconds}
         )
+    return wait == 0
 
 
 async def count_failure(services: Services, request: Request) -> None:

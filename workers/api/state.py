@@ -17,7 +17,7 @@ from workers.api.secrecy import Secrecy
 from workers.corrections import Corrections
 from workers.jobs import Jobs
 from workers.services import Settings, connect
-from workers.tokens import Tokens
+from workers.tokens import Token, Tokens
 from workers.web.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Services:
         self.predictors = PredictorPool(
             self.settings.runs, self.settings.threads, self.options.most_models
         )
+        self.proven: dict[bytes, tuple[Token, float]] = {}  # see workers/api/auth.py
         self.streams = asyncio.Semaphore(self.options.most_streams)
         self._secrecy = Secrecy(
             secrets=[

@@ -10,6 +10,7 @@ import redis
 from starlette.testclient import TestClient
 
 from workers.services import Settings
+from workers.tokens import Tokens, token_id_of
 
 Headers = dict[str, str]
 UPLOAD = "upload:" + "0" * 64
@@ -192,7 +193,7 @@ def test_only_listed_numbers_can_be_overridden(
         (b'{"config": "demo\xff"}', 400),
         (b'{"config": "demo", "extra": 1}', 422),
         (b"{}", 422),
-        (b"", 400),
+        (b"", 422),
         (b"null", 422),
         (b'"demo"', 422),
         (b'{"config": "demo", "inline": {}}', 422),
@@ -364,6 +365,30 @@ def test_texts_have_bounds(web: TestClient, reader: Headers, run_id: str) -> Non
     path = f"/v1/runs/{run_id}/predict"
     for texts in ([], [""], ["x" * 20_001], ["x"] * 257, ["a\x00b"], ["\x1b[2J"], [1], "x"):
         refused(web.post(path, json={"texts": texts}, headers=reader), 422)
+
+
+def test_a_token_that_was_just_used_ends_with_its_revocation(
+    web: TestClient, client: redis.Redis, reader: Headers
+) -> None:
+    text = reader["Authorization"].removeprefix("Bearer ")
+    assert [web.get("/v1/jobs", headers=reader).status_code for _ in range(3)] == [200] * 3
+
+    Tokens(client).revoke(token_id_of(text))
+
+    assert web.get("/v1/jobs", headers=reader).status_code == 401
+
+
+def test_a_wrong_secret_under_a_known_id_is_refused_and_costs_its_owner_nothing(
+    web: TestClient, bearer: Callable[..., Headers]
+) -> None:
+    owner = bearer("read", requests_per_minute=60)
+    text = owner["Authorization"]
+    assert web.get("/v1/jobs", headers=owner).status_code == 200
+    wrong = {"Authorization": text[:-4] + "AAAA"}
+
+    assert [web.get("/v1/jobs", headers=wrong).status_code for _ in range(5)] == [401] * 5
+
+    assert web.get("/v1/jobs", headers=owner).status_code == 200
 
 
 def test_a_planted_key_is_found_nowhere(

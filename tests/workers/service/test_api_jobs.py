@@ -166,6 +166,13 @@ def test_one_cancel_is_taken_and_the_second_told_so(
     assert Jobs(client).is_cancelled(job["id"])
 
 
+def test_a_request_without_a_body_may_call_it_json(web: TestClient, submitter: Headers) -> None:
+    job = submit(web, submitter).json()
+    headers = {**submitter, "Content-Type": "application/json"}
+
+    assert web.post(f"/v1/jobs/{job['id']}/cancel", headers=headers, content=b"").status_code == 202
+
+
 def test_a_stopped_job_is_resumed_and_a_running_one_is_not(
     web: TestClient, submitter: Headers, client: redis.Redis
 ) -> None:
