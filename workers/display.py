@@ -68,7 +68,7 @@ class _Bars:
                 total=total,
                 completed=done,
                 mark=_MARK[stage.state],
-                note=note(stage),
+                note=note(stage, job),
             )
 
 
@@ -87,21 +87,32 @@ class _PlainLines:
             counted = (
                 f" {stage.done}/{stage.total} {stage.unit}".rstrip() if stage.total > 1 else ""
             )
-            line = f"{stage.title}: {stage.state}{counted} {note(stage)}".rstrip()
+            line = f"{stage.title}: {stage.state}{counted} {note(stage, job)}".rstrip()
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 _UNSAID = {"eta_seconds", "seconds"}  # told otherwise: as the time left, and to Prometheus
 
 
-def note(stage: StageRecord) -> str:
-    """The figures beside a stage's bar."""
-    parts = [f"{key} {_figure(v)}" for key, v in stage.info.items() if key not in _UNSAID]
+def note(stage: StageRecord, job: Job | None = None) -> str:
+    """The figures beside a stage's bar; with `job` also how fast its services are asked."""
+    parts = [f"{_said(key)} {_figure(v)}" for key, v in stage.info.items() if key not in _UNSAID]
     if stage.state is State.DONE and stage.started_at and stage.finished_at:
         parts.append(f"{stage.finished_at - stage.started_at:.0f} s")
     elif eta := _seconds_left(stage):
-        parts.append(f"{eta:.0f} s left")
-    return ", ".join(parts)
+        parts += [_rate(stage), f"{eta:.0f} s left"]
+    if job and stage.name == "label" and stage.state is State.RUNNING:
+        parts += [f"{limit:.0f} at a time" for limit in job.pace.values()]
+    return ", ".join(part for part in parts if part)
+
+
+def _said(key: str) -> str:
+    return {"usd": "US$"}.get(key, key)
+
+
+def _rate(stage: StageRecord) -> str:
+    passed = time.time() - (stage.started_at or 0)
+    return f"{stage.done / passed:.3g} {stage.unit}/s" if stage.unit and passed > 1 else ""
 
 
 def _seconds_left(stage: StageRecord) -> float | None:

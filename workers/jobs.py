@@ -27,6 +27,8 @@ class State(StrEnum):
     PAUSED = "paused"
 
 
+# of a labelling stage's counters, what stands beside its bar
+_TOLD = ("cached", "failed", "throttled", "usd")
 ENDED = {State.DONE, State.FAILED, State.CANCELLED, State.PAUSED}
 
 
@@ -56,7 +58,11 @@ class StageRecord(Record):
 
 
 class Job(Record):
-    """A run as a job. `state` follows from the stages and from what people asked for."""
+    """
+    A run as a job. `state` follows from the stages and from what people asked for.
+
+    `pace`: how many requests at a time each service it asks is sent now, by all jobs together.
+    """
 
     id: str
     kind: str
@@ -64,6 +70,7 @@ class Job(Record):
     state: State
     stages: list[StageRecord]
     counters: dict[str, float] = Field(default_factory=dict)
+    pace: dict[str, float] = Field(default_factory=dict)
     fault: Fault | None = None
 
     @property
@@ -94,7 +101,19 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """One job by its id or a unique beginning of it. Raises InputError."""
-        return self.many([self._resolve(job_id)])[0]
+        job = self.many([self._resolve(job_id)])[0]
+        return job if job.ended else job.model_copy(update={"pace": self._pace(job.id)})
+
+    def note_service(self, job_id: str, name: str) -> None:
+        """The job asks a service under the pace of this name."""
+        self._redis.sadd(f"{_key(job_id)}:services", name)
+
+    def _pace(self, job_id: str) -> dict[str, float]:
+        members = cast(set[bytes], self._redis.smembers(f"{_key(job_id)}:services"))
+        names = sorted(name.decode() for name in members)
+        found = self._redis.mget([f"finstill:pace:{name}" for name in names]) if names else []
+        states = zip(names, cast(list[bytes | None], found), strict=True)
+        return {name: float(json.loads(raw)["limit"]) for name, raw in states if raw}
 
     def many(self, ids: Sequence[str]) -> list[Job]:
         """The jobs of exactly these ids, in one round trip; unknown ones are left out."""
@@ -188,8 +207,9 @@ class Jobs:
 def _job(
     job_id: str, head: dict[bytes, bytes], records: dict[bytes, bytes], chunks: list[bytes]
 ) -> Job:
+    counters = _sum(chunks)
     stages = [
-        StageRecord.model_validate_json(records[name.encode()])
+        _with_counts(StageRecord.model_validate_json(records[name.encode()]), counters)
         for name in json.loads(head[b"order"])
         if name.encode() in records
     ]
@@ -201,9 +221,18 @@ def _job(
         created_at=float(head[b"created_at"]),
         state=_state_of(stages, closed.decode() if closed else None, cancelled=b"cancel" in head),
         stages=stages,
-        counters=_sum(chunks),
+        counters=counters,
         fault=told or next((s.fault for s in stages if s.fault), None),
     )
+
+
+def _with_counts(stage: StageRecord, counters: dict[str, float]) -> StageRecord:
+    """The labelling stage goes on in chunks: its rows and money are what they have counted."""
+    if stage.name != "label" or stage.state is State.DONE or not counters.get("rows"):
+        return stage
+    told = {name: counters[name] for name in _TOLD if counters.get(name)}
+    done = max(stage.done, min(stage.total, int(counters["rows"])))
+    return stage.model_copy(update={"done": done, "unit": "rows", "info": stage.info | told})
 
 
 def _sum(chunks: list[bytes]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from common.errors import InputError
+from workers.display import note
 from workers.jobs import Fault, Jobs, StageRecord, State
 
 
@@ -31,6 +32,25 @@ def test_a_jobs_state_follows_from_its_stages(
     jobs.submit("run-1", "run", stages(*states))
 
     assert jobs.get("run-1").state is state
+
+
+def test_labelling_shows_its_rows_its_money_and_its_pace_while_it_runs(
+    client: redis.Redis,
+) -> None:
+    jobs = Jobs(client)
+    label = StageRecord(name="label", title="Ask", state=State.RUNNING, total=900, started_at=1.0)
+    jobs.submit("run-1", "label", [label])
+    client.set("finstill:pace:anthropic:haiku", '{"limit": 48.0}')
+
+    jobs.note_service("run-1", "anthropic:haiku")
+    jobs.count_chunk("run-1", 0, {"rows": 200, "cached": 16, "usd": 0.5})
+    jobs.count_chunk("run-1", 1, {"rows": 100, "usd": 0.25, "failed": 1})
+
+    job = jobs.get("run-1")
+    assert job.stages[0].done == 300
+    assert job.stages[0].info == {"cached": 16, "failed": 1, "usd": 0.75}
+    assert job.pace == {"anthropic:haiku": 48.0}
+    assert "48 at a time" in note(job.stages[0], job)
 
 
 def test_a_chunk_done_twice_is_counted_once(client: redis.Redis) -> None:

@@ -20,6 +20,7 @@ from teacher.services import (
     local_services,
     redis_services,
 )
+from workers.jobs import Jobs
 from workers.stages.context import StageContext
 
 AnyAnswer = TeacherAnswer | Unanswered
@@ -104,6 +105,8 @@ def _services(
     if teacher.paid:
         check_durability(context.redis, labelling.accept_volatile_cache)
     job = context.run.run_id
+    if teacher.remote:
+        Jobs(context.redis).note_service(job, f"{teacher.provider}:{teacher.model}")
     return redis_services(context.redis, job, labelling, config.pace, tally, context.cancelled)
 
 
