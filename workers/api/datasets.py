@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -57,12 +58,23 @@ class DatasetStore:
     def __init__(self, folder: Path, most_bytes: int, most_rows: int):
         self.folder, self._most_bytes, self._most_rows = folder, most_bytes, most_rows
 
+    def sweep(self) -> None:
+        """At the start: remove what a server that was killed had received of uploads."""
+        for path in self.folder.glob(".incoming-*"):
+            pid = path.name.removeprefix(_incoming()).partition("-")[0]
+            gone = pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists())
+            try:
+                if gone or time.time() - path.stat().st_mtime > WHOLE_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # another server was quicker
+                continue
+
     async def receive(self, chunks: AsyncIterator[bytes]) -> Received:
         """Stream a body to disk. Raises Problem 413 or 400, and DiskFull."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free < self._most_bytes + _SPARE_BYTES:
             raise DiskFull("the disk has no room for an upload; free some and try again.")
-        target = self.folder / f".incoming-{os.getpid()}-{secrets.token_hex(8)}"
+        target = self.folder / f"{_incoming()}{os.getpid()}-{secrets.token_hex(8)}"
         try:
             return await self._write(chunks, target)
         except BaseException:
@@ -140,6 +152,11 @@ class DatasetStore:
 
     def _content(self, dataset: Dataset) -> Path:
         return self.folder / f"{dataset.id}.{dataset.format}"
+
+
+def _incoming() -> str:
+    """How the unfinished files of this host's servers begin."""
+    return f".incoming-{socket.gethostname()}-"
 
 
 async def _next(chunks: AsyncIterator[bytes], deadline: float) -> bytes | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import redis
 
 LIFE_SECONDS = 24 * 3600
-_PENDING_SECONDS = 120
+_PENDING_SECONDS = 20  # a server killed meanwhile must not keep its clients out for longer
 
 
 def once(

@@ -62,6 +62,7 @@ class Services:
             self.options.most_upload_bytes,
             self.options.most_upload_rows,
         )
+        self.datasets.sweep()
         self.corrections = Corrections(self.settings.runs / ".corrections")
         self.predictors = PredictorPool(
             self.settings.runs, self.settings.threads, self.options.most_models

@@ -198,7 +198,10 @@ def _known_models() -> dict[str, str | None]:
     """Models and tokenizers that the operator's own configs name, with their revisions."""
     found: dict[str, str | None] = {}
     for path in catalogue().values():
-        tree = read_tree(path)
+        try:
+            tree = read_tree(path)
+        except FinstillError:  # somebody is writing it: no reason to refuse what does not name it
+            continue
         baselines = [b for b in (tree.get("baselines") or {}).values() if isinstance(b, dict)]
         for part in (tree.get("student"), *(b.get("student") for b in baselines)):
             if isinstance(part, dict):

@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+import os
+import socket
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -14,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+from workers.api.datasets import DatasetStore
 from workers.services import Settings
 
 Headers = dict[str, str]
@@ -157,3 +161,20 @@ def test_only_an_admin_deletes(web: TestClient, submitter: Headers, admin: Heade
     assert web.delete(f"/v1/datasets/{name}", headers=submitter).status_code == 403
     assert web.delete(f"/v1/datasets/{name}", headers=admin).status_code == 204
     assert web.get(f"/v1/datasets/{name}", headers=admin).status_code == 404
+
+
+def test_what_a_killed_server_had_received_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    host, old = socket.gethostname(), time.time() - 3600
+    for name in (
+        f"{host}-999999999-a",
+        f"{host}-{os.getppid()}-b",
+        "elsewhere-7-c",
+        "elsewhere-8-d",
+    ):
+        (tmp_path / f".incoming-{name}").write_text("half a f")
+    os.utime(tmp_path / ".incoming-elsewhere-8-d", (old, old))
+
+    DatasetStore(tmp_path, 1, 1).sweep()
+
+    left = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
+    assert left == {"b", "c"}  # of a living server, and of another host not long ago
