@@ -121,7 +121,7 @@ def generate_and_parse(folder: Path, batch: int) -> Answer:
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()  # as the library loads it: none of our changes
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    start = manifest.tokens["predict"]
+    opening = [manifest.tokens[k] for k in ("lead", "predict") if k in manifest.tokens]
     prompt, labels = manifest.task.student_prompt(plain.prompt), manifest.task.label_set
     prefix = prompt.predict if plain.task_signal == "prefix" else ""
 
@@ -138,7 +138,8 @@ def generate_and_parse(folder: Path, batch: int) -> Answer:
             )  # fmt: skip
             made = model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                max_new_tokens=8, do_sample=False, decoder_start_token_id=start,
+                max_new_tokens=8, do_sample=False,
+                decoder_input_ids=torch.tensor([opening] * len(part)),
             )  # fmt: skip
             found += [
                 labels.parse(text)

@@ -91,7 +91,7 @@ def test_every_file_of_an_export_arrives_in_a_private_repository(hub: Hub, shipp
     address = upload(shipped, "me/student")
 
     assert address == f"{hub.address}/me/student"
-    assert [made["private"] for made in hub.created] == [True]
+    assert [made["visibility"] for made in hub.created] == ["private"]
     sent = {p.relative_to(shipped).as_posix(): p.read_bytes() for p in shipped.rglob("*.*")}
     assert hub.files == sent
     assert hub.tokens == {"Bearer hf_of_a_test"}
