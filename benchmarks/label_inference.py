@@ -91,7 +91,8 @@ def base_model(folder: Path, tokenizer: Path | None, texts: Sequence[str]) -> Pa
         "t5", d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6, vocab_size=32128,
         feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    seq2seq: Any = AutoModelForSeq2SeqLM
+    seq2seq.from_config(config).save_pretrained(folder)
     shape = TinyShape(vocabulary=8000)
     own: Any = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
     (own or train_tokenizer(texts, shape)).save_pretrained(folder)
@@ -143,7 +144,9 @@ def generate_and_parse(folder: Path, batch: int) -> Answer:
             )  # fmt: skip
             found += [
                 labels.parse(text)
-                for text in tokenizer.batch_decode(made, skip_special_tokens=True)
+                for text in tokenizer.batch_decode(
+                    made[:, len(opening) :], skip_special_tokens=True
+                )
             ]
         return found
 
