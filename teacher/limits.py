@@ -52,11 +52,11 @@ def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
     slots = _share(state, report, now)
     tickets = _issue(state, report, pace, now)
     ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
-    growing = state.limit < ceiling - 0.5 or slots < min(
-        report.in_flight + report.waiting, math.floor(state.limit)
-    )
+    growing = state.limit < ceiling - 0.5
+    wanted = min(report.in_flight + report.waiting, math.floor(state.limit))
     patient = now < state.patient_until
-    return Grant(slots, tickets, max(0.0, state.paused_until - now), growing, state.limit, patient)
+    pause = max(0.0, state.paused_until - now)
+    return Grant(slots, tickets, pause, growing, slots < wanted, state.limit, patient)
 
 
 def _forget_silent(state: PaceState, now: float) -> None:
@@ -88,6 +88,8 @@ def _is_patient(state: PaceState, report: Report, now: float) -> bool:
     if report.retry_after and report.retry_after > PAUSE_WITHOUT_HINT:
         return False
     if state.refusals > PUT_UP_WITH_SHARE:
+        if now < state.patient_until:  # more requests were refused more: it was our load after all
+            state.began_at = 0.0
         state.patient_until = 0.0
     elif now >= state.patient_until and 1 < state.limit <= state.began_at / 2:
         state.patient_until, state.ceiling = now + PUT_UP_SECONDS, None

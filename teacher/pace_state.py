@@ -42,13 +42,15 @@ class Grant:
 
     Up to `slots` requests in flight; `tickets` further starts (None: no rate limit); nothing new
     for `pause` seconds. `growing`: reporting soon pays, the limit is on its way up.
-    `patient`: single refusals are no reason to pause.
+    `hungry`: others hold what this worker could use. `patient`: single refusals are no reason
+    to pause.
     """
 
     slots: int
     tickets: int | None = None
     pause: float = 0.0
     growing: bool = False
+    hungry: bool = False
     limit: float = 0.0
     patient: bool = False
 
