@@ -66,13 +66,32 @@ class Usage(Record):
         )
 
 
+class TokenOdds(Record):
+    """
+    What a teacher's model thought likely at one token of its rationale.
+
+    `start`: the byte of the rationale (UTF-8) where the token begins; `token`: its text; `top`:
+    natural log-probabilities of the likeliest tokens there, by their text.
+    """
+
+    start: int = Field(ge=0)
+    token: str
+    top: dict[str, float]
+
+
+def _unset(value: object) -> bool:
+    """Left out of JSON while unset: digests of records written before the field stay the same."""
+    return value is None
+
+
 class TeacherAnswer(Record):
     """
     What one teacher said of one example in one sample.
 
     `probabilities` maps every label to its probability where the service gave logprobs or
     several samples were counted; `confidence` is what the teacher stated, in [0, 1].
-    `key` is the cache key the raw reply lies under.
+    `key` is the cache key the raw reply lies under. `rationale_odds`: token by token, where the
+    teacher was asked for them (rationale_logprobs).
     """
 
     outcome: Literal["answered"] = "answered"
@@ -83,6 +102,7 @@ class TeacherAnswer(Record):
     rationale: str | None = None
     confidence: float | None = Field(default=None, ge=0.0, le=1.0)
     probabilities: dict[str, float] | None = None
+    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=_unset)
     model: str | None = None
     key: str | None = None
     usage: Usage = Usage()
@@ -112,7 +132,8 @@ class TrainingPair(Record):
 
     `rationale` None: the example adds only its label term. `probabilities`: the teachers' soft
     label over the task's label set. `confidence`: how sure the teachers are of `label` together.
-    `weight` scales both terms of the loss.
+    `weight` scales both terms of the loss. `rationale_odds`: what its teacher's model thought
+    likely at the tokens of `rationale`, for token-level distillation.
     """
 
     example_id: str
@@ -122,6 +143,7 @@ class TrainingPair(Record):
     probabilities: dict[str, float] | None = None
     confidence: float | None = Field(default=None, ge=0.0, le=1.0)
     weight: float = Field(default=1.0, ge=0.0)
+    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=_unset)
 
 
 class Prediction(Record):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from student.encoding import IGNORE, EncodedExample
+from student.encoding import IGNORE, Branch, EncodedExample
+from student.token_odds import Odds, with_rest
 
 Batch = dict[str, Tensor]
 
@@ -28,10 +29,11 @@ class _Row:
     branch: list[int]  # branch number within the batch + 1; 0 in a prompt
     credit: list[int]  # the branch whose loss a target counts into
     context: list[int]
+    taught: list[Odds]  # what the teacher's model thought in place of a target
 
     @classmethod
     def empty(cls) -> "_Row":
-        return cls([], [], [], [], [], [], [])
+        return cls([], [], [], [], [], [], [], [])
 
     def add(self, ids: Sequence[int], targets: Sequence[int], start: int, **where: int) -> None:
         self.ids += ids
@@ -41,6 +43,12 @@ class _Row:
         self.branch += [where["branch"]] * len(ids)
         self.credit += [where.get("credit", where["branch"]) - 1] * len(ids)
         self.context += [where.get("context", 0)] * len(ids)
+        self.taught += [()] * len(ids)
+
+    def add_branch(self, part: Branch, start: int, **where: int) -> None:
+        self.add(part.inputs, part.targets, start, **where)
+        if part.taught:
+            self.taught[-len(part.taught) :] = part.taught
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -105,7 +113,7 @@ def seq2seq_batch(
         for branch in example.branches:
             number += 1
             here = branch.context if packed else 0
-            row.add(branch.inputs, branch.targets, 0, owner=i + 1, branch=number, context=here)
+            row.add_branch(branch, 0, owner=i + 1, branch=number, context=here)
             if not packed:
                 rows.append(row)
                 encoder_row.append([first[i] + branch.context])
@@ -148,7 +156,7 @@ def _add_causal(row: _Row, example: EncodedExample, owner: int, branch: int) -> 
     asked = [IGNORE if bug is None else bug] * len(prompt)
     row.add(prompt, asked, 0, owner=owner, branch=0, credit=gold)
     for offset, part in enumerate(example.branches, start=1):
-        row.add(part.inputs, part.targets, len(prompt), owner=owner, branch=branch + offset)
+        row.add_branch(part, len(prompt), owner=owner, branch=branch + offset)
 
 
 def _row_tensors(rows: Sequence[_Row], pad: int) -> Batch:
@@ -160,6 +168,25 @@ def _row_tensors(rows: Sequence[_Row], pad: int) -> Batch:
         "branch": _pad([r.branch for r in rows], 0),
         "credit": _pad([r.credit for r in rows], 0),
         "context": _pad([r.context for r in rows], 0),
+        **_taught_tensors(rows),
+    }
+
+
+def _taught_tensors(rows: Sequence[_Row]) -> Batch:
+    """
+    taught (R, L): targets with a teacher's odds, M in all; taught_ids (M, K): its likeliest tokens
+    there; taught_odds (M, K + 1): their log-probabilities and, last, that of all others. Nothing at
+    all where no target is taught.
+    """
+    odds = [one for row in rows for one in row.taught if one]
+    if not odds:
+        return {}
+    width = max(map(len, odds))
+    ids, logs = zip(*(with_rest(one, width) for one in odds), strict=True)
+    return {
+        "taught": _pad([[int(bool(one)) for one in r.taught] for r in rows], 0).bool(),
+        "taught_ids": torch.tensor(ids),
+        "taught_odds": torch.tensor(logs, dtype=torch.float64),
     }
 
 

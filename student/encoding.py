@@ -8,12 +8,14 @@ prompt, and the task word belongs to the branch, after the text, so that both br
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
 from common.config.student import StudentConfig
 from common.records import TrainingPair
 from common.task import StudentPrompt, TaskDefinition
+from student.token_odds import Odds, taught_targets, vocabulary_bytes
 from student.tokens import continuation_ids, fitting_text, plain_ids, target_ids
 
 IGNORE = -100
@@ -24,12 +26,14 @@ class Branch:
     """
     One continuation. `targets[t]` is what shall follow after `inputs[: t + 1]`; IGNORE where
     nothing is asked (the task word). `label` is the label's index, None for a rationale.
+    `taught[t]` is what the teacher's model thought likely in place of `targets[t]`; empty: unknown.
     """
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
     label: int | None
     context: int = 0
+    taught: tuple[Odds, ...] = ()
 
     @property
     def target_count(self) -> int:
@@ -95,12 +99,14 @@ class Encoder:
         *,
         rationale: bool = True,
         all_labels: bool = False,
+        token_odds: bool = False,
         prompt_target: int | None = None,
     ) -> EncodedExample:
         """
         Encode a pair; without `rationale` the explain side does not exist at all.
 
-        `all_labels` adds a branch for every label, as soft labels need them.
+        `all_labels` adds a branch for every label, as soft labels need them. `token_odds` keeps
+        what the teacher's model thought of the rationale's tokens.
         """
         gold = self.task.label_set.index(pair.label)
         soft = self._soft(pair) if all_labels else None
@@ -109,7 +115,8 @@ class Encoder:
             branches = [_asking(b, prompt_target) for b in branches]
         wanted = pair.rationale if rationale and pair.rationale else None
         if wanted is not None and self.config.architecture != "classifier":
-            branches.append(self._rationale_branch(wanted))
+            branch = self._rationale_branch(wanted)
+            branches.append(self._taught(branch, pair) if token_odds else branch)
         explained = branches[-1].context == 1
         return EncodedExample(
             contexts=self._contexts(pair.text, explained),
@@ -192,6 +199,20 @@ class Encoder:
     def _rationale_branch(self, rationale: str) -> Branch:
         answer = self._answer(self.prompt.explain, rationale)[: self.config.max_rationale_tokens]
         return self._branch(self.prompt.explain, self.tokens.explain, answer, None)
+
+    def _taught(self, branch: Branch, pair: TrainingPair) -> Branch:
+        if not pair.rationale or not pair.rationale_odds:
+            return branch
+        answer = branch.targets[-branch.target_count : -1]
+        odds = taught_targets(*self._bytes, answer, pair.rationale, pair.rationale_odds)
+        opening: tuple[Odds, ...] = ((),) * (len(branch.targets) - branch.target_count)
+        return replace(branch, taught=(*opening, *odds, ()))
+
+    @cached_property
+    def _bytes(self) -> tuple[dict[int, bytes], dict[bytes, int]]:
+        """The vocabulary as bytes and back; read only where a teacher's tokens are learnt."""
+        known = vocabulary_bytes(self.tokenizer)
+        return known, {text: token for token, text in known.items()}
 
     def _soft(self, pair: TrainingPair) -> tuple[float, ...] | None:
         if pair.probabilities is None:

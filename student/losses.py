@@ -47,6 +47,26 @@ def hard_terms(log_probabilities: Tensor, label_weight: Tensor, rationale_weight
     )
 
 
+def token_divergence_sum(
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
+) -> Tensor:
+    """
+    Weighted KL divergence of the student's tokens from the teacher's, in nats, times T^2.
+
+    `student`, `teacher` (M, K + 1): log-probabilities of the teacher's likeliest K tokens at each
+    of M places and, last, of all other tokens together; -inf in the teacher's where it has fewer.
+    `weight` (M,). Both distributions are taken at `temperature` over these K + 1 outcomes, and T^2
+    keeps the gradient's size (Hinton et al. 2015, section 2).
+    """
+    wanted = teacher.to(student)
+    known = wanted > -torch.inf
+    own = torch.log_softmax(student.masked_fill(~known, -torch.inf) / temperature, dim=-1)
+    goal = torch.log_softmax(wanted / temperature, dim=-1)
+    # an outcome the teacher rules out adds 0, not 0 * inf
+    parts = torch.where(known, goal.exp() * (goal - own), 0.0)
+    return (parts.sum(-1) * weight.to(parts)).sum() * temperature**2
+
+
 def soft_label_sum(
     label_scores: Tensor, soft: Tensor, weight: Tensor, temperature: float
 ) -> Tensor:

@@ -10,18 +10,21 @@ from torch import Tensor
 
 from student.batches import label_tokens
 from student.encoding import EncodedExample
-from student.losses import Terms, Totals, hard_terms, soft_label_sum
+from student.losses import Terms, Totals, hard_terms, soft_label_sum, token_divergence_sum
+from student.models.scores import Scores
 
 Examples = Sequence[EncodedExample]
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is minimised. `soft_share` 0: hard labels only."""
+    """What is minimised. `soft_share` 0: hard labels only; `token_share` 0: hard tokens only."""
 
     rationale_weight: float = 1.0
     soft_share: float = 0.0
     temperature: float = 1.0
+    token_share: float = 0.0
+    token_temperature: float = 1.0
 
 
 @dataclass(slots=True)
@@ -61,11 +64,10 @@ def micro_batch_terms(
     batch = module_of(module).collate(examples, objective.soft_share)
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     scores = module(**batch)
-    terms = hard_terms(
-        scores.tokens,
-        batch["label_weight"][scores.branch],
-        batch["rationale_weight"][scores.branch],
-    )
+    weights = batch["rationale_weight"][scores.branch]
+    taught, weights = _taught(scores, batch, weights, objective)
+    terms = hard_terms(scores.tokens, batch["label_weight"][scores.branch], weights)
+    terms = Terms(terms.label, terms.rationale + taught)
     chosen = batch["soft_weight"] > 0
     if bool(chosen.any()):
         soft = soft_label_sum(
@@ -76,6 +78,22 @@ def micro_batch_terms(
         )
         return Terms(terms.label + soft, terms.rationale)
     return terms
+
+
+def _taught(
+    scores: Scores, batch: dict[str, Tensor], weights: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """
+    The teacher's part of the rationale term, and `weights` (N,) of target tokens without its share.
+    """
+    share, places, likeliest = objective.token_share, scores.places, scores.likeliest
+    if share == 0 or places is None or likeliest is None:
+        return scores.tokens.new_zeros(()), weights
+    own = weights[places]
+    divergence = token_divergence_sum(
+        likeliest, batch["taught_odds"], own * share, objective.token_temperature
+    )
+    return divergence, weights.index_put((places,), own * (1 - share))
 
 
 def module_of(module: Any) -> Any:

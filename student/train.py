@@ -39,6 +39,7 @@ from student.progress import TrainingHooks, TrainingSummary
 from student.quiet import quiet_libraries
 from student.reporters import reporters
 from student.steps import Objective
+from student.token_odds import require_aligned
 from student.trainer import StepByStepTrainer
 from student.validation import validation_calibration, validation_metrics
 from student.watch import Watch
@@ -164,7 +165,7 @@ def _trainer(
     train: Sequence[TrainingPair],
     validation: Sequence[TrainingPair],
 ) -> StepByStepTrainer:
-    soft = job.training.soft_labels
+    soft, tokens = job.training.soft_labels, job.training.token_distillation
     examples = _encode(job, encoder, soften(train, soft, job.task.label_names))
     arguments = _arguments(job, examples, evaluate=bool(validation))
     watch = Watch(job.hooks, job.training.patience)
@@ -176,6 +177,8 @@ def _trainer(
             rationale_weight=job.training.rationale_weight,
             soft_share=soft.share if soft else 0.0,
             temperature=soft.temperature if soft else 1.0,
+            token_share=tokens.share if tokens else 0.0,
+            token_temperature=tokens.temperature if tokens else 1.0,
         ),
         Ledger(micro_batch_size=job.parameters.micro_batch_size),
         length_pool=job.training.length_pool,
@@ -199,13 +202,18 @@ def _evaluation(
 
 def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> list[EncodedExample]:
     published = job.training.prompt_loss == "as_published" and job.student.architecture == "causal"
-    return encode_pairs(
+    examples = encode_pairs(
         encoder,
         [_weighed(job.training, pair) for pair in train],
         rationale=job.training.rationale_weight > 0,
         all_labels=job.training.soft_labels is not None,
+        token_odds=job.training.token_distillation is not None,
         prompt_target=encoder.tokens.pad if published else None,
     )
+    if job.training.token_distillation:
+        branches = [b for e in examples for b in e.branches if b.taught]
+        require_aligned([(b.target_count - 1, sum(map(bool, b.taught))) for b in branches])
+    return examples
 
 
 def _weighed(training: TrainingConfig, pair: TrainingPair) -> TrainingPair:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from common.config.teacher import Aggregation
 from common.errors import ConfigError
-from common.records import Reason, Record, Unanswered
+from common.records import Reason, Record, TokenOdds, Unanswered
 from common.task import TaskDefinition
 from teacher.dawid_skene import Floats, Model, Reliability, learn_reliability
 from teacher.survey import Survey
@@ -37,6 +37,7 @@ class Aggregated(Record):
     confidence: float | None = None
     rationale: str | None = None
     rationale_teacher: str | None = None
+    rationale_odds: list[TokenOdds] | None = None
     said: dict[str, list[str | None]] = Field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ class Aggregator:
             confidence=confidence,
             rationale=reasons.rationale if reasons else None,
             rationale_teacher=reasons.teacher if reasons else None,
+            rationale_odds=reasons.rationale_odds if reasons else None,
             said=ballot.said(),
         )
 

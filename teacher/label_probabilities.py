@@ -41,6 +41,11 @@ def _ends(labels: tuple[str, ...]) -> Mapping[str, bytes]:
 
 def label_window(entries: Sequence[Entry]) -> list[Entry]:
     """The tokens from the key "label" to the end of its value: all `label_probabilities` reads."""
+    return [entries[place] for place in label_places(entries)]
+
+
+def label_places(entries: Sequence[Entry]) -> list[int]:
+    """Where the tokens of `label_window` stand."""
     tokens = [_raw(entry) for entry in entries]
     joined = b"".join(tokens)
     found = list(_VALUE.finditer(joined))
@@ -49,9 +54,9 @@ def label_window(entries: Sequence[Entry]) -> list[Entry]:
     quote = joined.find(b'"', found[-1].end())
     end = len(joined) if quote < 0 else quote + 1
     kept, offset = [], 0
-    for entry, token in zip(entries, tokens, strict=True):
+    for place, token in enumerate(tokens):
         if offset < end and offset + len(token) > found[-1].start():
-            kept.append(entry)
+            kept.append(place)
         offset += len(token)
     return kept
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from common.records import TeacherAnswer, Unanswered
+from common.records import TeacherAnswer, TokenOdds, Unanswered
 
 AnyAnswer = TeacherAnswer | Unanswered
 
@@ -27,6 +27,7 @@ class Opinion:
     confidence: float | None
     probabilities: dict[str, float] | None
     rationale: str | None
+    rationale_odds: list[TokenOdds] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def opinion_of(
     said = [answer.label for answer in usable]
     chosen = said[0] if len(set(said)) == 1 else _winner(usable)
     backing = [answer for answer in usable if answer.label == chosen]
+    explained = next((a for a in backing if a.rationale), None)
     return Opinion(
         teacher=usable[0].teacher,
         label=chosen,
@@ -94,7 +96,8 @@ def opinion_of(
         samples=len(usable),
         confidence=_mean([a.confidence for a in backing]),
         probabilities=usable[0].probabilities if len(usable) == 1 else None,
-        rationale=next((a.rationale for a in backing if a.rationale), None),
+        rationale=explained.rationale if explained else None,
+        rationale_odds=explained.rationale_odds if explained else None,
     )
 
 

@@ -171,6 +171,7 @@ def _pair(example: Example, said: Aggregated) -> TrainingPair:
         rationale=said.rationale,
         probabilities=said.probabilities,
         confidence=said.confidence,
+        rationale_odds=said.rationale_odds,
     )
 
 

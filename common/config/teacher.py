@@ -69,6 +69,11 @@ class ClaudeTeacher(TeacherBase):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
+def _unset(value: object) -> bool:
+    """Left out of a stored config while unset: configs written before the field keep their ids."""
+    return value is None
+
+
 class VllmTeacher(TeacherBase):
     """
     A model behind any OpenAI-compatible server (`vllm serve`), or vLLM in this process.
@@ -77,6 +82,8 @@ class VllmTeacher(TeacherBase):
     package in the worker's own environment; `engine_options` go to vllm.LLM (max_model_len,
     tensor_parallel_size, quantization, ...). `usd_per_gpu_hour`: what the server costs as a whole,
     shared out over `pace.max_concurrency` requests at a time; None: nothing.
+    `rationale_logprobs`: keep so many of the likeliest tokens at each token of the rationale, for
+    training.token_distillation; the cache then holds some kilobytes an answer.
     """
 
     kind: Literal["vllm"]
@@ -86,12 +93,15 @@ class VllmTeacher(TeacherBase):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     logprobs: bool = True
+    rationale_logprobs: int | None = Field(default=None, gt=0, le=20, exclude_if=_unset)
     usd_per_gpu_hour: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples are all the same at temperature 0; set temperature, e.g. 0.7")
+        if self.rationale_logprobs and (not self.logprobs or self.rationale == "none"):
+            raise ValueError("rationale_logprobs needs logprobs: true and a rationale")
         if self.engine_options and self.engine != "offline":
             raise ValueError("engine_options are for engine: offline; a server has its own flags")
         return self

@@ -20,6 +20,18 @@ class SoftLabels(Section):
     from_confidence: bool = False
 
 
+class TokenDistillation(Section):
+    """
+    Mix of the teacher's token probabilities into the rationale term (Hinton et al. 2015), for a
+    student with its teacher's tokenizer: (1 - share) * cross-entropy + share * T^2 * KL, the KL
+    over the teacher's top tokens and one bucket for all others. Tokens at which the teacher's
+    probabilities are not known keep their cross-entropy whole.
+    """
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
 def _unset(value: object) -> bool:
     """Left out of a stored config while unset: configs written before the field keep their ids."""
     return value is None
@@ -67,6 +79,7 @@ class TrainingConfig(Section):
     checkpoint_every_steps: int = Field(default=50, gt=0)
     example_weight: Literal["none", "confidence"] = "none"
     soft_labels: SoftLabels | None = None
+    token_distillation: TokenDistillation | None = Field(default=None, exclude_if=_unset)
     prompt_loss: Literal["masked", "as_published"] = "masked"
     fresh_learning_rate_factor: float | None = Field(default=None, gt=0)
     length_pool: int = Field(default=8, gt=0)

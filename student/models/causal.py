@@ -47,4 +47,4 @@ class CausalStudent(nn.Module):
                 position_ids=batch["positions"],
                 use_cache=False,
             ).logits
-        return target_scores(logits, batch["targets"], batch["credit"], batch["label_scores_index"])
+        return target_scores(logits, batch)

@@ -1,6 +1,6 @@
 """What a student answers to a batch, whatever its architecture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,11 +14,15 @@ class Scores(NamedTuple):
     """
     `tokens` (N,): log-probability of each target token, rows first; `branch` (N,): the branch each
     belongs to; `labels` (B, K): log-probability of each label string, -inf where not scored.
+    Where a teacher's token odds are learnt: `places` (M,), which target tokens they speak of, and
+    `likeliest` (M, K + 1), log-probabilities of the teacher's likeliest tokens and of all others.
     """
 
     tokens: Tensor
     branch: Tensor
     labels: Tensor
+    places: Tensor | None = None
+    likeliest: Tensor | None = None
 
 
 def inside_adapters(model: Any) -> Any:
@@ -45,12 +49,10 @@ def only_at(head: nn.Module, chosen: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def target_scores(
-    logits: Tensor, targets: Tensor, credit: Tensor, label_scores_index: Tensor
-) -> Scores:
+def target_scores(logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
     """Scores from the logits (N, V) at the positions that carry a target."""
-    chosen = targets != IGNORE
-    wanted, branch = targets[chosen], credit[chosen]
+    chosen, label_scores_index = batch["targets"] != IGNORE, batch["label_scores_index"]
+    wanted, branch = batch["targets"][chosen], batch["credit"][chosen]
     working = logits if logits.dtype == torch.float64 else logits.float()
     tokens = -nn.functional.cross_entropy(working, wanted, reduction="none")
     branches = int(label_scores_index.max()) + 1
@@ -61,4 +63,14 @@ def target_scores(
         sums[label_scores_index.clamp_min(0)],
         torch.full((), -torch.inf, dtype=sums.dtype, device=sums.device),
     )
-    return Scores(tokens, branch, labels)
+    if "taught" not in batch:
+        return Scores(tokens, branch, labels)
+    places = batch["taught"][chosen].nonzero()[:, 0]
+    return Scores(tokens, branch, labels, places, _likeliest(working[places], batch["taught_ids"]))
+
+
+def _likeliest(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of the tokens `ids` (M, K) and, last, of all others: (M, K + 1)."""
+    whole = logits.logsumexp(-1, keepdim=True)
+    rest = logits.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits.gather(-1, ids), rest], dim=-1) - whole

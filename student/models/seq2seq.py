@@ -53,7 +53,7 @@ class Seq2SeqStudent(nn.Module):
                 use_cache=False,
                 **self._masks(batch, states.dtype),
             ).logits
-        return target_scores(logits, batch["targets"], batch["credit"], batch["label_scores_index"])
+        return target_scores(logits, batch)
 
     def _masks(self, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
         if not self.packed:

@@ -16,9 +16,10 @@ from common.records import Example, TeacherAnswer, Unanswered, Usage
 from teacher.backends.chat import ChatForm, terms_flag
 from teacher.backends.failures import failure_of
 from teacher.base import Question, Reply, Unavailable
-from teacher.label_probabilities import label_probabilities, label_window
+from teacher.label_probabilities import label_places, label_probabilities
 from teacher.parsing import Stop
 from teacher.prompts import BoundPrompt
+from teacher.rationale_odds import rationale_odds, rationale_window
 
 MOST_TOP_LOGPROBS = 20  # vLLM's --max-logprobs
 _WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}]*\})?\s+([0-9.eE+]+)\s*$", re.M)
@@ -70,19 +71,24 @@ class VllmForm:
         content = entries.get("content") or []
         probabilities = label_probabilities(content, self._labels) if content else None
         said = text_of(reply.body)
-        return self._form.read(question, reply, self.name, said, probabilities)
+        answer = self._form.read(question, reply, self.name, said, probabilities)
+        if self._config.rationale_logprobs and isinstance(answer, TeacherAnswer):
+            odds = rationale_odds(content, answer.rationale or "")
+            return answer.model_copy(update={"rationale_odds": odds})
+        return answer
 
     def reply_of(self, body: Mapping[str, Any], seconds: float) -> Reply:
         """
         A chat completion as a Reply. Raises Unavailable for what is none.
 
         Token probabilities are kept for the label's tokens only: over a whole reply they are a
-        hundred times its text, and the cache would hold little else.
+        hundred times its text, and the cache would hold little else. `rationale_logprobs` asks for
+        those of the rationale too.
         """
         if not _choice(body) or not isinstance(body.get("usage"), dict):
             raise Unavailable(f"the reply of {self.model}'s server is no chat completion.")
         return Reply(
-            body=_trimmed(body),
+            body=_trimmed(body, self._config.rationale_logprobs),
             usage=usage_of(body["usage"], self._usd(seconds)),
             model=str(body.get("model") or self.model),
             received_at=time.time(),
@@ -179,12 +185,14 @@ def request_shape(config: VllmTeacher, bound: BoundPrompt) -> tuple[dict[str, An
     if config.top_p < 1:
         sampling["top_p"] = config.top_p
     if config.logprobs:
-        top = top_logprobs(len(bound.task.labels))
+        top = max(top_logprobs(len(bound.task.labels)), config.rationale_logprobs or 0)
         sampling |= {"logprobs": True, "top_logprobs": top}
     sampling |= {"model": config.model, "max_completion_tokens": config.max_output_tokens}
     fixed = {**sampling, "response_format": {"type": "json_schema", "json_schema": named}}
     engine = {"engine_options": config.engine_options} if config.engine_options else {}
-    return fixed, {"provider": "vllm", **sampling, **engine}
+    # what is kept of a reply is part of what was asked: a cache without it has no answer
+    kept = {"rationale_logprobs": config.rationale_logprobs} if config.rationale_logprobs else {}
+    return fixed, {"provider": "vllm", **sampling, **engine, **kept}
 
 
 def top_logprobs(labels: int) -> int:
@@ -219,11 +227,14 @@ def _choice(body: Any) -> Mapping[str, Any]:
     return first if isinstance(first, dict) else {}
 
 
-def _trimmed(body: Mapping[str, Any]) -> dict[str, Any]:
+def _trimmed(body: Mapping[str, Any], of_rationale: int | None) -> dict[str, Any]:
     choice = dict(_choice(body))
     content = (choice.get("logprobs") or {}).get("content")
     if content:
-        choice["logprobs"] = {"content": [_finite(entry) for entry in label_window(content)]}
+        window = label_places(content)
+        kept = rationale_window(content, of_rationale) if of_rationale else {}
+        kept |= {place: content[place] for place in window}
+        choice["logprobs"] = {"content": [_finite(kept[place]) for place in sorted(kept)]}
     return {**body, "choices": [choice]}
 
 
