@@ -98,6 +98,10 @@ class RunDirectory:
         """Steps, seconds, history of a training."""
         return self.system(name) / "training.json"
 
+    def live_curve(self, name: str) -> Path:
+        """The steps of a training that is not finished: see workers/live_curve.py."""
+        return self.system(name) / "live.jsonl"
+
     def report(self, suffix: str) -> Path:
         """report.html, report.md or report.json."""
         return self.root / f"report.{suffix}"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig, validate_config
@@ -80,10 +82,20 @@ def resume(services: Services, job_id: str) -> Job:
 def run_of(services: Services, run_id: str) -> tuple[RunDirectory, RunConfig]:
     """A run by its whole id, whose form the route has checked. Raises Problem 404."""
     run = RunDirectory(services.settings.runs / run_id)
-    tree: Mapping[str, Any] | None = read_json(run.config_file)
+    try:
+        stamp = run.config_file.stat().st_mtime_ns
+    except OSError:
+        raise not_found("run", run_id) from None
+    return run, _config(run.config_file, stamp)
+
+
+@lru_cache(maxsize=512)
+def _config(file: Path, stamp: int) -> RunConfig:
+    """Read and checked once for each version of the file: predictions ask for it every time."""
+    tree: Mapping[str, Any] | None = read_json(file)
     if tree is None:
-        raise not_found("run", run_id)
-    return run, validate_config(tree, "of the run")
+        raise not_found("run", file.parent.name)
+    return validate_config(tree, "of the run")
 
 
 def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str) -> bool:

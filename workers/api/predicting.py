@@ -1,25 +1,33 @@
 """
-Students in memory, answering in batches; trained ones and exports of them alike.
+Students answering in batches; trained ones and exports of them alike.
 
-One thread does all torch work: two would fight for the cores. Requests that arrive while a batch is
-being computed wait together and make the next batch.
+One process does all computing: two would fight for the cores. Requests that arrive while a batch is
+being computed wait together and make the next batch, which is handed over before it is needed.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import os
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from anyio import to_thread
+
+from workers.api import students
 from workers.api.problems import Problem
+from workers.api.students import Said
 
-if TYPE_CHECKING:
-    from student.predict import Predictor, Scored
+logger = logging.getLogger(__name__)
 
 MOST_WAITING_TEXTS = 4096
 BATCH_TEXTS = 64  # as efficient as more, and the next texts arrive while these are computed
+BATCHES_AHEAD = 2  # one computed, one at hand when it is done
 GATHER_SECONDS = 0.002
 ANSWER_SECONDS = 60.0
 
@@ -28,7 +36,7 @@ ANSWER_SECONDS = 60.0
 class _Wish:
     texts: Sequence[str]
     rationales: bool
-    answer: "asyncio.Future[list[Scored]]"
+    answer: "asyncio.Future[list[Said]]"
 
 
 class PredictorPool:
@@ -36,9 +44,9 @@ class PredictorPool:
 
     def __init__(self, runs: Path, threads: int, most_models: int):
         self._runs, self._threads, self._most = runs, threads, most_models
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        self._models: OrderedDict[Path, Predictor] = OrderedDict()
-        self._stamps: dict[Path, int] = {}
+        self._executor: ProcessPoolExecutor | None = None
+        self._starting = asyncio.Lock()
+        self._loaded: list[Path] = []
         self._queues: dict[Path, asyncio.Queue[_Wish]] = {}
         self._tasks: dict[Path, asyncio.Task[None]] = {}
         self.waiting = 0
@@ -46,13 +54,13 @@ class PredictorPool:
     @property
     def loaded(self) -> list[str]:
         """`run/system`, or `run/system/export`, of every student in memory; last used last."""
-        return [self._name(folder) for folder in self._models]
+        return [self._name(folder) for folder in self._loaded]
 
     def _name(self, folder: Path) -> str:
         run, _, system, *kind = folder.relative_to(self._runs).parts
         return "/".join([run, system, *(name for name in kind if name not in ("model", "exports"))])
 
-    async def predict(self, folder: Path, texts: Sequence[str], rationales: bool) -> "list[Scored]":
+    async def predict(self, folder: Path, texts: Sequence[str], rationales: bool) -> list[Said]:
         """
         Answers of the student (a model/ folder or an export) in `folder`, in the order of `texts`.
 
@@ -78,7 +86,8 @@ class PredictorPool:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._executor:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _queue(self, folder: Path) -> asyncio.Queue[_Wish]:
         if folder not in self._queues:
@@ -89,35 +98,57 @@ class PredictorPool:
         return self._queues[folder]
 
     async def _serve(self, folder: Path) -> None:
-        queue = self._queues[folder]
+        queue, ahead = self._queues[folder], asyncio.Semaphore(BATCHES_AHEAD)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await ahead.acquire()
+                batch = await _gather(queue)
+                done = group.create_task(self._answer(folder, batch))
+                done.add_done_callback(lambda _: ahead.release())
+
+    async def _answer(self, folder: Path, batch: "list[_Wish]") -> None:
+        for rationales in (False, True):
+            wishes = [w for w in batch if w.rationales is rationales and not w.answer.done()]
+            if wishes:
+                texts = [text for wish in wishes for text in wish.texts]
+                await _hand_out(self._compute(folder, texts, rationales), wishes)
+
+    async def _compute(self, folder: Path, texts: list[str], rationales: bool) -> list[Said]:
+        """Once more where the process ended under it; not a third time: it may be the reason."""
         loop = asyncio.get_running_loop()
-        while True:
-            batch = await _gather(queue)
-            for rationales in (False, True):
-                wishes = [w for w in batch if w.rationales is rationales and not w.answer.done()]
-                if wishes:
-                    texts = [text for wish in wishes for text in wish.texts]
-                    done = loop.run_in_executor(
-                        self._executor, self._compute, folder, texts, rationales
-                    )
-                    await _hand_out(done, wishes)
+        for _ in range(2):
+            executor = None
+            try:
+                executor = await self._started()
+                answers, self._loaded = await loop.run_in_executor(
+                    executor, students.answer, folder, texts, rationales
+                )
+                return answers
+            except BrokenProcessPool:
+                logger.warning("the process of the students ended and is started again")
+                if executor is None or self._executor is executor:
+                    self._executor, self._loaded = None, []
+        raise Problem(503, "the student's process ended twice under these texts.")
 
-    def _compute(self, folder: Path, texts: list[str], rationales: bool) -> "list[Scored]":
-        return self._model(folder).predict(texts, rationales=rationales)
+    async def _started(self) -> ProcessPoolExecutor:
+        async with self._starting:
+            if self._executor is None:
+                self._executor = await to_thread.run_sync(self._start)
+            return self._executor
 
-    def _model(self, folder: Path) -> "Predictor":
-        """In the one thread: loaded, loaded again when trained again, or remembered."""
-        from student.predict import Predictor
+    def _start(self) -> ProcessPoolExecutor:
+        """In a thread: the first process waits until torch is imported."""
+        executor = ProcessPoolExecutor(1, _context(), students.begin, (self._threads, self._most))
+        executor.submit(os.getpid)
+        return executor
 
-        stamp = max((f.stat().st_mtime_ns for f in folder.iterdir()), default=0)
-        if folder not in self._models or self._stamps[folder] != stamp:
-            self._models.pop(folder, None)
-            while len(self._models) >= self._most:
-                self._models.popitem(last=False)
-            self._models[folder] = Predictor.load(folder, threads=self._threads)
-            self._stamps[folder] = stamp
-        self._models.move_to_end(folder)
-        return self._models[folder]
+
+@cache
+def _context() -> BaseContext:
+    """Processes forked from one that has imported torch and done nothing else: there at once."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["student.predict", students.__name__])
+    return context
 
 
 async def _gather(queue: asyncio.Queue[_Wish]) -> list[_Wish]:
@@ -130,7 +161,7 @@ async def _gather(queue: asyncio.Queue[_Wish]) -> list[_Wish]:
     return batch
 
 
-async def _hand_out(done: "asyncio.Future[list[Scored]]", wishes: list[_Wish]) -> None:
+async def _hand_out(done: Awaitable[list[Said]], wishes: list[_Wish]) -> None:
     try:
         answers = iter(await done)
     except Exception as error:

@@ -9,6 +9,7 @@ from common.config.student import TINY
 from common.data.store import read_records, write_records
 from common.evaluation.evaluate import evaluate_system
 from common.records import Example, Prediction, SystemCard, TrainingPair
+from workers.live_curve import LiveCurve
 from workers.run_directory import read_json, write_json
 from workers.stages.context import StageContext
 
@@ -23,8 +24,10 @@ def train_system(context: StageContext, name: str) -> None:
     from student.train import train_student
 
     student, training = context.config.trained_systems[name]
+    curve = LiveCurve(context.run.live_curve(name))
 
     def progress(now: TrainingProgress) -> None:
+        curve.add(now)
         seconds = now.elapsed_seconds / max(1, now.step)
         shown = {"loss": now.loss, "eta_seconds": now.eta_seconds, "seconds": seconds}
         context.report(now.step, now.total_steps, "steps", shown)
@@ -40,6 +43,7 @@ def train_system(context: StageContext, name: str) -> None:
         threads=context.settings.threads,
     )
     write_json(context.run.training_summary(name), summary.model_dump(mode="json"))
+    curve.end()
 
 
 def evaluate_system_on_test(context: StageContext, name: str) -> None:

@@ -20,6 +20,7 @@ from workers.api.routes.runs import REPORT_POLICY, model_folder, report_of, runs
 from workers.api.state import Services
 from workers.api.views import run_detail
 from workers.corrections import Correction
+from workers.live_curve import read_curve
 from workers.run_directory import RunDirectory, read_json
 from workers.tokens import Scope
 from workers.web.curves import panels
@@ -71,10 +72,12 @@ def _run(visitor: Visit, run_id: str, against: str) -> Response:
 
 
 def history(directory: RunDirectory, system: str) -> list[dict[str, Any]]:
-    """What a training logged: of the finished one, else of its newest checkpoint."""
+    """What a training logged: of the finished one, else up to now, else of its checkpoint."""
     done = read_json(directory.training_summary(system))
     if done:
         return list(done.get("history", []))
+    if live := read_curve(directory.live_curve(system)):
+        return live
     folders = (directory.system(system) / "checkpoints").glob("checkpoint-*/ledger.json")
     newest = max(folders, key=lambda path: path.stat().st_mtime, default=None)
     return list((read_json(newest) or {}).get("history", [])) if newest else []
