@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 2.0
 _PREFIX = "finstill:worker:"
+_HEARD = "finstill:heard:"
+LATELY_SECONDS = 60.0  # a worker that was killed or restarted is back long before
 
 
 class WorkerRecord(Record):
@@ -52,15 +54,21 @@ def _beat(
         if parent and os.getppid() != parent:
             os.kill(record.pid, signal.SIGTERM)
         try:
-            client.set(
-                _PREFIX + record.name, record.model_dump_json(), px=int(_BEAT_SECONDS * 3000)
-            )
+            _tell(client, record)
             if stop.wait(_BEAT_SECONDS):
                 client.delete(_PREFIX + record.name)
                 return
         except redis.RedisError:
             if stop.wait(_BEAT_SECONDS):
                 return
+
+
+def _tell(client: "redis.Redis", record: WorkerRecord) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        pipe.set(_PREFIX + record.name, record.model_dump_json(), px=int(_BEAT_SECONDS * 3000))
+        for queue in record.queues:
+            pipe.set(_HEARD + queue, record.name, px=int(LATELY_SECONDS * 1000))
+        pipe.execute()
 
 
 def living_workers(client: "redis.Redis") -> list[WorkerRecord]:
@@ -71,9 +79,16 @@ def living_workers(client: "redis.Redis") -> list[WorkerRecord]:
     return sorted(found, key=lambda record: record.name)
 
 
-def require_workers(client: "redis.Redis", queues: set[str]) -> None:
-    """Raises ServiceError when a queue has nobody listening."""
+def require_workers(client: "redis.Redis", queues: set[str], or_lately: bool = False) -> None:
+    """
+    Raises ServiceError when a queue has nobody listening.
+
+    With `or_lately` one who listened within the last LATELY_SECONDS is enough: a worker restarts
+    within seconds, and what is queued meanwhile waits for it.
+    """
     heard = {queue for worker in living_workers(client) for queue in worker.queues}
+    if or_lately:
+        heard |= {queue for queue in queues - heard if client.exists(_HEARD + queue)}
     missing = sorted(queues - heard)
     if missing:
         names = ",".join(missing)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig, validate_config
+from teacher.budget import RedisPurse, raise_budget
 from workers.api.idempotency import once
 from workers.api.models import JobRequest
 from workers.api.problems import Problem, not_found
@@ -69,14 +70,27 @@ def cancel(services: Services, job_id: str) -> Job:
     return job(services, job_id)
 
 
-def resume(services: Services, job_id: str) -> Job:
-    """Go on with a job that stopped. Raises Problem 404, and 409 where nothing stopped."""
+def resume(services: Services, job_id: str, max_usd: float | None = None) -> Job:
+    """
+    Go on with a job that stopped, with another budget where one is given.
+
+    Raises Problem 404, 409 where nothing stopped, 422 where the job has no budget to change.
+    """
     found = job(services, job_id)
     if not found.ended or found.state is State.DONE:
         raise Problem(409, f"job {job_id} is {found.state}; only a stopped one can be resumed.")
     run, config = run_of(services, job_id)
+    if max_usd is not None:
+        if config.labelling.max_usd is None:
+            raise Problem(422, f"job {job_id} has no budget that could be changed.")
+        raise_budget(services.redis, job_id, max_usd)
     _queue(services, run, config, found.kind)
     return job(services, job_id)
+
+
+def budget_of(services: Services, job_id: str, config: RunConfig) -> float | None:
+    """The dollars a job may spend: its config's, or what it was raised to since."""
+    return RedisPurse(services.redis, job_id, config.labelling.max_usd).max_usd
 
 
 def run_of(services: Services, run_id: str) -> tuple[RunDirectory, RunConfig]:
@@ -100,7 +114,7 @@ def _config(file: Path, stamp: int) -> RunConfig:
 
 def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str) -> bool:
     """Queue the run; False when it runs already, or is done as far as asked."""
-    require_workers(services.redis, set(QUEUES))
+    require_workers(services.redis, set(QUEUES), or_lately=True)
     with _alone(services, run.run_id):
         running = services.jobs.many([run.run_id])
         if running and not running[0].ended:

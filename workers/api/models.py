@@ -59,6 +59,18 @@ class JobRequest(Closed):
         return self
 
 
+class ResumeRequest(Closed):
+    """
+    How to go on. `max_usd`: the job's budget from now on, what is spent included; for one that
+    paused because its budget was reached. Only a token of scope `admin` may change it.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"max_usd": 20}]})
+    max_usd: (
+        Annotated[StrictInt | StrictFloat, Field(gt=0, le=100_000, allow_inf_nan=False)] | None
+    ) = None
+
+
 class FaultView(BaseModel):
     """Why something stopped."""
 

@@ -12,7 +12,7 @@ from common.errors import FinstillError
 from workers.api import jobs_desk
 from workers.api.auth import count_failure
 from workers.api.listing import decode_cursor, encode_cursor, page_of_jobs
-from workers.api.models import RUN_ID, JobRequest
+from workers.api.models import RUN_ID, JobRequest, ResumeRequest
 from workers.api.problems import Problem, not_found
 from workers.api.routes.system import readiness
 from workers.api.state import Services, services_of
@@ -161,7 +161,7 @@ def _job(visitor: Visit, job_id: str) -> Response:
         visitor=visitor,
         job=job,
         config=config,
-        budget=config.labelling.max_usd if config else None,
+        budget=jobs_desk.budget_of(services, job.id, config) if config else None,
         dropped=dropped,
         unmet=unmet,
         reported=reported,
@@ -180,16 +180,25 @@ async def cancel(request: Request, job_id: RunId, visitor: Visitor) -> Response:
 
 @router.post("/jobs/{job_id}/resume")
 async def resume(request: Request, job_id: RunId, visitor: Visitor) -> Response:
-    """Go on with a job that stopped."""
-    await our_form(request, visitor, Scope.SUBMIT)
-    await to_thread.run_sync(_unless_ended, jobs_desk.resume, visitor.services, job_id)
+    """Go on with a job that stopped; an administrator may give a paused one more money."""
+    form = await our_form(request, visitor, Scope.SUBMIT)
+    more = form.get("max_usd", "").strip()
+    if more and not visitor.may("admin"):
+        raise Problem(403, "to change a budget needs the scope 'admin'.")
+    try:
+        wanted = ResumeRequest(max_usd=float(more) if more else None)
+    except ValueError:
+        raise Problem(422, "the budget must be a number of dollars above 0.") from None
+    await to_thread.run_sync(
+        _unless_ended, jobs_desk.resume, visitor.services, job_id, wanted.max_usd
+    )
     return RedirectResponse(f"/jobs/{job_id}", 303)
 
 
-def _unless_ended(change: Any, services: Services, job_id: str) -> None:
+def _unless_ended(change: Any, services: Services, job_id: str, *more: Any) -> None:
     """Two people pressing the same button both come to the job's page."""
     try:
-        change(services, job_id)
+        change(services, job_id, *more)
     except Problem as problem:
         if problem.status != 409:
             raise

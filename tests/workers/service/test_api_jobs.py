@@ -1,13 +1,17 @@
 """Submitting, listing, watching and stopping jobs over HTTP."""
 
 import json
+import threading
+import time
 from typing import Any
 
 import pytest
 import redis
 from starlette.testclient import TestClient
 
+from teacher.budget import RedisPurse
 from workers.jobs import Jobs, StageRecord, State
+from workers.registry import announce, living_workers
 
 Headers = dict[str, str]
 
@@ -89,6 +93,24 @@ def test_nobody_listening_is_told_instead_of_queueing_for_ever(
     assert answer.status_code == 503
     assert "no worker listens" in answer.json()["detail"]
     assert client.zcard("finstill:jobs") == 0
+
+
+def test_a_job_is_taken_while_a_worker_restarts(
+    web: TestClient, submitter: Headers, client: redis.Redis
+) -> None:
+    client.delete("finstill:worker:host:1")
+    stop = threading.Event()
+    beating = announce(client, ["label", "train", "evaluate"], stop)
+    while not living_workers(client):
+        time.sleep(0.01)
+    stop.set()
+    beating.join()
+    assert living_workers(client) == []
+
+    assert submit(web, submitter).status_code == 202
+    assert 0 < client.pttl("finstill:heard:train") <= 60_000
+    client.delete("finstill:heard:train")
+    assert submit(web, submitter, overrides={"seed": 8}).status_code == 503
 
 
 def put_jobs(client: redis.Redis, *names: str, state: State = State.QUEUED) -> None:
@@ -185,6 +207,36 @@ def test_a_stopped_job_is_resumed_and_a_running_one_is_not(
 
     assert answer.status_code == 202
     assert answer.json()["state"] == "queued"
+
+
+def test_only_an_administrator_gives_a_paused_job_more_money(
+    web: TestClient, submitter: Headers, admin: Headers, client: redis.Redis
+) -> None:
+    job = submit(web, submitter, overrides={"labelling.max_usd": 2}).json()["id"]
+    path = f"/v1/jobs/{job}/resume"
+    Jobs(client).end(job, State.PAUSED)
+
+    def resume(headers: Headers, max_usd: Any) -> int:
+        return int(web.post(path, json={"max_usd": max_usd}, headers=headers).status_code)
+
+    assert resume(submitter, 20) == 403
+    assert [resume(admin, wrong) for wrong in (0, -1, "much", 1e9, True)] == [422] * 5
+    assert RedisPurse(client, job, 2.0).max_usd == 2.0
+    assert Jobs(client).get(job).state is State.PAUSED
+    assert resume(admin, 20) == 202
+    assert RedisPurse(client, job, 2.0).max_usd == 20.0
+
+
+def test_a_job_without_a_budget_is_given_none(
+    web: TestClient, admin: Headers, client: redis.Redis
+) -> None:
+    job = submit(web, admin).json()["id"]
+    Jobs(client).end(job, State.FAILED)
+
+    answer = web.post(f"/v1/jobs/{job}/resume", json={"max_usd": 5}, headers=admin)
+
+    assert answer.status_code == 422
+    assert "no budget" in answer.json()["detail"]
 
 
 def test_events_tell_the_job_then_its_end(

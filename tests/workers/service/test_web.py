@@ -120,6 +120,27 @@ def test_a_job_is_submitted_stopped_and_resumed(
     assert not Jobs(client).is_cancelled(job)
 
 
+def test_an_administrator_gives_a_paused_job_more_money_on_its_page(
+    web: TestClient, login: Callable[..., str], bearer: Callable[..., Headers], client: redis.Redis
+) -> None:
+    body = {"config": "demo", "overrides": {"labelling.max_usd": 2}}
+    job = web.post("/v1/jobs", json=body, headers=bearer("submit")).json()["id"]
+    Jobs(client).end(job, State.PAUSED)
+    form = {"csrf": login("submit"), "max_usd": "20"}
+    assert 'name="max_usd"' not in web.get(f"/jobs/{job}", headers=PAGE).text
+    assert web.post(f"/jobs/{job}/resume", data=form, headers=PAGE).status_code == 403
+
+    form["csrf"] = login("admin")
+    assert 'name="max_usd"' in web.get(f"/jobs/{job}", headers=PAGE).text
+    for wrong in ("much", "nan", "-3", "1e9"):
+        sent = web.post(f"/jobs/{job}/resume", data={**form, "max_usd": wrong}, headers=PAGE)
+        assert sent.status_code == 422
+    page = web.post(f"/jobs/{job}/resume", data=form, headers=PAGE)
+
+    assert page.status_code == 200
+    assert "Spent of $20.00" in page.text
+
+
 def test_a_mistake_in_a_form_is_one_sentence(web: TestClient, login: Callable[..., str]) -> None:
     form = {"csrf": login(), "config": "demo", "seed": "many"}
 

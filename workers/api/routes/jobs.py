@@ -13,12 +13,13 @@ from pydantic_core import to_json
 from workers.api import jobs_desk
 from workers.api.auth import Reader, Submitter
 from workers.api.listing import decode_cursor, encode_cursor, page_of_jobs
-from workers.api.models import RUN_ID, JobPage, JobRequest, JobView, Until
+from workers.api.models import RUN_ID, JobPage, JobRequest, JobView, ResumeRequest, Until
 from workers.api.problems import Problem, responses
 from workers.api.snapshots import Snapshots
 from workers.api.state import Services, services_of
 from workers.api.views import job_view
 from workers.jobs import Job, State
+from workers.tokens import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -113,10 +114,19 @@ async def cancel_job(request: Request, job_id: JobId, token: Submitter) -> JobVi
 
 @router.post("/{job_id}/resume", status_code=202, response_model=JobView,
              responses=responses(404, 409))  # fmt: skip
-async def resume_job(request: Request, job_id: JobId, token: Submitter) -> JobView:
-    """Go on with a job that failed, was cancelled or paused; finished stages are not repeated."""
+async def resume_job(
+    request: Request, job_id: JobId, token: Submitter, body: ResumeRequest | None = None
+) -> JobView:
+    """
+    Go on with a job that failed, was cancelled or paused; finished stages are not repeated.
+
+    With `max_usd` under another budget, which needs the scope `admin`.
+    """
     services = services_of(request)
-    job = await to_thread.run_sync(jobs_desk.resume, services, job_id)
+    more = body.max_usd if body else None
+    if more is not None and not token.scope.allows(Scope.ADMIN):
+        raise Problem(403, "to change a budget needs the scope 'admin'.")
+    job = await to_thread.run_sync(jobs_desk.resume, services, job_id, more)
     snapshots(request).forget()
     return job_view(services, job)
 
