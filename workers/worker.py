@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from celery.signals import worker_ready, worker_shutdown
 
 from workers.celery_app import app, settings
+from workers.logs import log_as
 from workers.registry import announce
 from workers.services import connect
 
@@ -16,7 +17,9 @@ _BACKENDS = ("workers.stages.labels", "teacher.backends.claude", "teacher.backen
 _CHATTY = ("celery.worker.strategy", "httpx", "httpx2", "httpcore", "httpcore2", "anthropic")
 
 
-def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
+def run_worker(
+    queues: Sequence[str], concurrency: int, log_level: str, log_format: str = "text"
+) -> None:
     """
     Listen on `queues` until SIGTERM; the task at hand is finished first.
 
@@ -37,6 +40,7 @@ def run_worker(queues: Sequence[str], concurrency: int, log_level: str) -> None:
     worker_shutdown.connect(leave, weak=False)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    log_as(log_format)
     app.worker_main(
         [
             "worker",

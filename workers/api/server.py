@@ -1,8 +1,5 @@
 """The server process: uvicorn around the application, logs, and the first token."""
 
-import json
-import logging
-import logging.config
 import os
 import signal
 import sys
@@ -92,30 +89,12 @@ def _Server(config: Any) -> Any:
     return _server_class()(config)
 
 
-class JsonLines(logging.Formatter):
-    """A JSON object a line: time, level, logger, message, and the ids a record carries."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        for name in ("request_id", "job_id", "status"):
-            if (value := getattr(record, name, None)) is not None:
-                line[name] = value
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
 def log_config(log_format: str) -> dict[str, Any]:
     """Logging for the server process, to standard error."""
     text = "%(asctime)s %(levelname)s %(name)s %(message)s"
     formatter: dict[str, Any] = {"format": text}
     if log_format == "json":
-        formatter = {"()": f"{__name__}.JsonLines"}
+        formatter = {"()": "workers.logs.JsonLines"}
     return {
         "version": 1,
         "disable_existing_loggers": False,

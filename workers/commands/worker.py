@@ -13,7 +13,14 @@ from workers.services import settings_from_environment
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-def worker(queues: str, concurrency: int, log_level: str) -> None:
+@click.option(
+    "--log-format",
+    default="text",
+    type=click.Choice(["text", "json"]),
+    envvar="FINSTILL_LOG_FORMAT",
+    show_default=True,
+)
+def worker(queues: str, concurrency: int, log_level: str, log_format: str) -> None:
     """
     Listen on queues until SIGTERM; the task at hand is finished first.
 
@@ -34,4 +41,4 @@ def worker(queues: str, concurrency: int, log_level: str) -> None:
         )
     from workers.worker import run_worker
 
-    run_worker(wanted, concurrency, log_level)
+    run_worker(wanted, concurrency, log_level, log_format)
