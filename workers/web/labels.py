@@ -1,8 +1,13 @@
 """What the Labels page shows of a run: figures, and answers to browse, filter and set right."""
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from common.data.fold import fold
 from common.data.store import read_records
@@ -92,4 +97,20 @@ def label_figures(run: RunDirectory) -> dict[str, Any]:
         "summary": read_json(run.labels_summary) or {},
         "teachers": read_json(run.labels / "teachers.json") or {},
         "probe": read_json(run.labels / "probe.json") or [],
+        "confidence": confidence(run.answers, run.answers.stat().st_mtime_ns),
     }
+
+
+@lru_cache(maxsize=32)
+def confidence(file: Path, stamp: int) -> dict[str, int]:
+    """
+    How many answers stated a confidence of at least 0.9, 0.7, 0.5, or less.
+
+    Empty where no teacher states any.
+    """
+    stated = pq.read_table(file, columns=["confidence"], use_threads=False)["confidence"]
+    values = [value for value in stated.to_pylist() if value is not None]
+    floors = (0.9, 0.7, 0.5, 0.0)
+    counts = Counter(next(f for f in floors if value >= f) for value in values)
+    names = ("90 % or more", "70 to 90 %", "50 to 70 %", "below 50 %")
+    return {name: counts[floor] for name, floor in zip(names, floors, strict=True) if values}
