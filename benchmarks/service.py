@@ -116,16 +116,19 @@ def measure_predict(address: str, token: str, run_id: str, folder: Path) -> dict
     path, body = f"/v1/runs/{run_id}/predict", {"texts": texts}
     for _ in range(5):
         call(address, token, path, body)
-    inside, through = [], []
+    inside, through, load = [], [], []
     for _ in range(3):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         inside.append(float(done.stdout))
+        begun = time.process_time()
         rate = asyncio.run(closed_loop(address, token, path, body, clients=4, seconds=4))
         through.append(32 * rate)
+        load.append(1e6 * (time.process_time() - begun) / (4 * 32 * rate))
     ratios = [over / within for over, within in zip(through, inside, strict=True)]
     return {
         "predict in process, texts/s": statistics.median(inside),
         "predict over HTTP, texts/s": statistics.median(through),
+        "the client's own CPU, us/text": statistics.median(load),
         "ratio, lowest": min(ratios),
         "ratio": statistics.median(ratios),
     }
