@@ -58,7 +58,7 @@ def test_every_row_is_answered_through_all_kinds_of_faults_and_paid_once(
         wire.Fault("500", times=10_000, match="Plant 239 "),
     ]
     rows = [Example(id=f"r{i}", text=f"Plant {i} reported positive news.") for i in range(ROWS)]
-    pace = Pace(timeout_seconds=0.5, max_attempts=3)
+    pace = Pace(timeout_seconds=3, max_attempts=3)
     values = {"kind": kind, "model": model, "pace": pace.model_dump()}
     settings = TeacherSettings(
         anthropic_api_key=double.key,
