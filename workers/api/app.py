@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from redis.exceptions import RedisError
 
 from common import __version__
-from workers.api import problems
+from workers.api import jobs_desk, problems
 from workers.api.guard import Guard
 from workers.api.metrics import Metrics
 from workers.api.routes import datasets, jobs, runs, system
@@ -37,6 +39,10 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await to_thread.run_sync(jobs_desk.send_unsent, services)
+        except RedisError as error:
+            logger.warning("jobs that a killed server left unsent were not looked for: %s", error)
         yield
         app.state.stopping.set()
         await services.close()

@@ -1,5 +1,6 @@
 """Submitting, stopping and resuming, as the API and the dashboard both do it."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -7,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig, validate_config
+from common.errors import FinstillError
 from teacher.budget import RedisPurse, raise_budget
 from workers.api.idempotency import once
 from workers.api.models import JobRequest
 from workers.api.problems import Problem, not_found
 from workers.api.state import Services
 from workers.api.submission import inline, named
-from workers.execution import submit
+from workers.execution import advance, submit
 from workers.graph import QUEUES
 from workers.jobs import Job, State
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run, read_json
 from workers.tokens import Token
 
+logger = logging.getLogger(__name__)
+
 _LOCK_SECONDS = 30
+_MOST_LOOKED_AT = 500
 
 
 def take(
@@ -77,7 +82,7 @@ def resume(services: Services, job_id: str, max_usd: float | None = None) -> Job
     Raises Problem 404, 409 where nothing stopped, 422 where the job has no budget to change.
     """
     found = job(services, job_id)
-    if not found.ended or found.state is State.DONE:
+    if found.state is State.DONE or not (found.ended or _unsent(found)):
         raise Problem(409, f"job {job_id} is {found.state}; only a stopped one can be resumed.")
     run, config = run_of(services, job_id)
     if max_usd is not None:
@@ -112,6 +117,27 @@ def _config(file: Path, stamp: int) -> RunConfig:
     return validate_config(tree, "of the run")
 
 
+def send_unsent(services: Services) -> int:
+    """
+    Send what a server recorded that was killed before it could send it; how many jobs.
+
+    Sending what somebody else is about to send too is harmless: see `advance`.
+    """
+    found = [one for one in services.jobs.all(_MOST_LOOKED_AT) if not one.ended and _unsent(one)]
+    for one in found:
+        try:
+            run, config = run_of(services, one.id)
+            with services.desk() as desk:
+                advance(desk, run, config)
+        except (Problem, FinstillError) as error:
+            logger.warning("job %s cannot be sent: %s", one.id, error)
+    return len(found)
+
+
+def _unsent(found: Job) -> bool:
+    return not any(stage.state in (State.QUEUED, State.RUNNING) for stage in found.stages)
+
+
 def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str) -> bool:
     """Queue the run; False when it runs already, or is done as far as asked."""
     require_workers(services.redis, set(QUEUES), or_lately=True)
@@ -122,7 +148,8 @@ def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str)
                 raise Problem(
                     409, f"job {run.run_id} runs until '{running[0].kind}'; cancel it first."
                 )
-            return False
+            if not _unsent(running[0]):
+                return False
         with services.desk() as desk:
             submit(desk, run, config, until)
     return not services.jobs.many([run.run_id])[0].ended

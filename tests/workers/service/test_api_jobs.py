@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import redis
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from teacher.budget import RedisPurse
+from workers.api import jobs_desk
 from workers.jobs import Jobs, StageRecord, State
 from workers.registry import announce, living_workers
 
@@ -207,6 +209,28 @@ def test_a_stopped_job_is_resumed_and_a_running_one_is_not(
 
     assert answer.status_code == 202
     assert answer.json()["state"] == "queued"
+
+
+@pytest.mark.parametrize("cure", ["submitted again", "resumed", "the server starts"])
+def test_a_job_that_a_killed_server_recorded_and_never_sent_is_sent(
+    app: FastAPI, web: TestClient, submitter: Headers, client: redis.Redis, cure: str
+) -> None:
+    job = submit(web, submitter).json()["id"]
+    stages = [stage.model_copy(update={"state": State.WAITING})
+              for stage in Jobs(client).get(job).stages]  # fmt: skip
+    Jobs(client).submit(job, "report", stages)  # killed right behind this
+    client.delete("finstill:celery:label")
+
+    if cure == "submitted again":
+        assert submit(web, submitter).json()["id"] == job
+    elif cure == "resumed":
+        assert web.post(f"/v1/jobs/{job}/resume", headers=submitter).status_code == 202
+    else:
+        assert jobs_desk.send_unsent(app.state.services) == 1
+        assert jobs_desk.send_unsent(app.state.services) == 0
+
+    assert client.llen("finstill:celery:label") == 1
+    assert Jobs(client).get(job).stages[0].state is State.QUEUED
 
 
 def test_only_an_administrator_gives_a_paused_job_more_money(
