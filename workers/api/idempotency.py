@@ -26,8 +26,10 @@ def once(
         return work()
     name = "finstill:idempotency:" + sha256(f"{owner}\0{key}".encode()).hexdigest()
     digest = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    if not client.set(name, json.dumps({"body": digest}), nx=True, ex=_PENDING_SECONDS):
-        return _earlier(client, name, digest)
+    while not client.set(name, json.dumps({"body": digest}), nx=True, ex=_PENDING_SECONDS):
+        # gone between the two looks: the first request failed, or its server was killed long ago
+        if kept := cast("bytes | None", client.get(name)):
+            return _earlier(json.loads(kept), digest)
     try:
         job_id = work()
     except BaseException:
@@ -37,8 +39,7 @@ def once(
     return job_id
 
 
-def _earlier(client: "redis.Redis", name: str, digest: str) -> str:
-    kept = json.loads(cast("bytes | None", client.get(name)) or b"{}")
+def _earlier(kept: dict[str, Any], digest: str) -> str:
     if kept.get("body") != digest:
         raise Problem(
             422, "this Idempotency-Key was used with another body; take a new key.",

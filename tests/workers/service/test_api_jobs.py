@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from teacher.budget import RedisPurse
 from workers.api import jobs_desk
+from workers.api.idempotency import once
 from workers.jobs import Jobs, StageRecord, State
 from workers.registry import announce, living_workers
 
@@ -83,6 +85,24 @@ def test_a_failed_submission_does_not_burn_its_idempotency_key(
     assert submit(web, keyed, config="demoo").status_code == 422
 
     assert submit(web, keyed).status_code == 202
+
+
+def test_a_key_that_ends_while_it_is_looked_at_is_free_and_not_another_requests(
+    client: redis.Redis,
+) -> None:
+    class Ending(redis.Redis):
+        def get(self, name: Any) -> Any:
+            found = super().get(name)
+            self.delete(name)
+            return None if found else found
+
+    ending = Ending(connection_pool=client.connection_pool)
+    body = {"config": "demo"}
+    name = "finstill:idempotency:" + sha256(b"ann\0order-3").hexdigest()
+    client.set(name, '{"body": "of a server that was killed"}')
+
+    assert once(ending, "ann", "order-3", body, lambda: "demo-0123456789") == "demo-0123456789"
+    assert once(client, "ann", "order-3", body, lambda: "never") == "demo-0123456789"
 
 
 def test_nobody_listening_is_told_instead_of_queueing_for_ever(
