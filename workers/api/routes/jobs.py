@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Path, Query, Request, Response, status
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response, status
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
@@ -115,7 +115,10 @@ async def cancel_job(request: Request, job_id: JobId, token: Submitter) -> JobVi
 @router.post("/{job_id}/resume", status_code=202, response_model=JobView,
              responses=responses(404, 409))  # fmt: skip
 async def resume_job(
-    request: Request, job_id: JobId, token: Submitter, body: ResumeRequest | None = None
+    request: Request,
+    job_id: JobId,
+    token: Submitter,
+    body: Annotated[ResumeRequest | None, Body(examples=[{"max_usd": 20}])] = None,
 ) -> JobView:
     """
     Go on with a job that failed, was cancelled or paused; finished stages are not repeated.
