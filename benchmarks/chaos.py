@@ -13,7 +13,6 @@ when something was killed; and no process, lease, lock or message may be left, e
 
 import argparse
 import fcntl
-import importlib.util
 import json
 import os
 import random
@@ -91,14 +90,9 @@ class Double:
     """The tests' own wire double as the teacher."""
 
     def __init__(self) -> None:
-        place = ROOT / "tests" / "teacher" / "wire_double.py"
-        spec = importlib.util.spec_from_file_location("wire_double", place)
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["wire_double"] = module
-        spec.loader.exec_module(module)
-        self._double = module.WireDouble().__enter__()
+        from tests.doubles.wire_double import WireDouble
+
+        self._double = WireDouble().__enter__()
         self._double.latency = 0.3
         self._double.models.add("mock-teacher")
         self.url = self._double.url

@@ -1,8 +1,6 @@
 """What every teacher promises, whichever service answers: one text of tests over all backends."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +18,13 @@ from teacher.cache import MemoryCache
 from teacher.labelling import label_examples
 from teacher.loops import close_loop, run
 from teacher.services import local_services
+from tests.doubles import wire_double as wire
 
 TASK = load_task("sentiment")
 ROWS = [
     Example(id=f"r{i}", text=f"Unit {i} reported {word} news for the quarter.")
     for i, word in enumerate(["positive", "negative", "neutral"] * 4)
 ]
-
-
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-wire = load_double()
 
 
 @dataclass

@@ -1,13 +1,10 @@
 """Message batches as a state machine: real Redis, real HTTP, a double of the service."""
 
 import asyncio
-import importlib.util
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,22 +27,9 @@ from teacher.cache import Claim, RedisCache
 from teacher.gate import MemoryPaceStore
 from teacher.prompts import load_prompt
 from teacher.services import LabellingServices, local_services
+from tests.doubles import wire_double as wire
 
 RULES = BatchRules(max_requests=10, grace_seconds=0.0, poll_seconds=(0.01, 1.0))
-
-
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-wire = load_double()
 
 
 class Crash(BaseException):
@@ -449,7 +433,9 @@ def test_a_second_step_at_once_does_nothing(bench: Bench) -> None:
     assert progress.next_poll_seconds
 
 
-def test_results_that_break_off_are_read_again(bench: Bench) -> None:
+def test_results_that_break_off_are_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.step()
     original = wire.WireDouble._result_lines
     cut: list[str] = []
@@ -461,11 +447,8 @@ def test_results_that_break_off_are_read_again(bench: Bench) -> None:
             lines[4] = lines[4][:20]
         return iter(lines)
 
-    wire.WireDouble._result_lines = break_off
-    try:
-        last = bench.run()
-    finally:
-        wire.WireDouble._result_lines = original
+    monkeypatch.setattr(wire.WireDouble, "_result_lines", break_off)
+    last = bench.run()
 
     assert cut
     assert (last.failed, bench.answered()) == (0, 25)

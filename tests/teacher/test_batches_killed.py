@@ -1,6 +1,5 @@
 """Batches with worker processes that are killed: real Redis, real HTTP, real SIGKILL."""
 
-import importlib.util
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from teacher.cache import RedisCache
 from teacher.entries import decode
+from tests.doubles import wire_double as wire
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
@@ -53,20 +53,6 @@ async def run():
 
 asyncio.run(run())
 """
-
-
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-wire = load_double()
 
 
 @pytest.fixture

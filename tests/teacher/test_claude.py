@@ -1,11 +1,8 @@
 """Claude live, against a wire-level double that refuses what the service refuses."""
 
 import asyncio
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -18,20 +15,8 @@ from common.task import load_task
 from teacher.backends.claude import API_VERSION, Claude
 from teacher.base import Question, RateLimited, Reply, RowRejected, Unavailable
 from teacher.prompts import load_prompt
+from tests.doubles import wire_double as wire
 
-
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-wire = load_double()
 RISE = Example(id="r1", text="Quarterly profit rose to EUR 4.1 million, a positive surprise.")
 
 

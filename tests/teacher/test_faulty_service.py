@@ -1,9 +1,6 @@
 """A job through a service that hangs, cuts, mumbles and refuses: every row is answered, once."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,23 +14,10 @@ from teacher.build import TeacherSettings, build_teacher
 from teacher.labelling import label_examples
 from teacher.loops import close_loop, run
 from teacher.services import redis_services
+from tests.doubles import wire_double as wire
 
 KINDS = ["hang", "cut", "truncated", "not_json", "500", "502", "529", "429"]
 ROWS = 240
-
-
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-wire = load_double()
 
 
 @pytest.fixture

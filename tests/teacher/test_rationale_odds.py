@@ -1,11 +1,8 @@
 """Token probabilities of a rationale: whose text they are, what is kept, and what it costs."""
 
 import asyncio
-import importlib.util
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from teacher.backends.vllm import Vllm
 from teacher.base import Question, Reply
 from teacher.prompts import load_prompt
 from teacher.rationale_odds import rationale_odds, rationale_window
+from tests.doubles import wire_double as wire
 
 RISE = Example(id="r1", text="Quarterly profit rose to EUR 4.1 million, a positive surprise.")
 
@@ -80,20 +78,9 @@ def test_a_window_of_the_reply_gives_the_same_odds() -> None:
     assert rationale_odds(list(window.values()), text) == rationale_odds(tokens, text)
 
 
-def load_double() -> Any:
-    name, path = "wire_double", Path(__file__).with_name("wire_double.py")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec
-        assert spec.loader
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture
 def double() -> Iterator[Any]:
-    with load_double().WireDouble() as running:
+    with wire.WireDouble() as running:
         yield running
 
 

@@ -1,6 +1,5 @@
 """Message batches through real worker processes and real HTTP: the service's double is in tests."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from common.config import RunConfig, load_config
 from common.data.store import read_records
 from common.records import Answer, TeacherAnswer
 from common.task import CONFIGS, PROJECT_ROOT
+from tests.doubles.wire_double import WireDouble
 from workers.client import Client
 from workers.embedded_redis import EmbeddedRedis
 from workers.jobs import State
@@ -30,20 +30,9 @@ ROWS = 120
 TEACHER = "teacher={kind: claude, model: claude-haiku-5-5, mode: batch, name: claude}"
 
 
-def load_double() -> Any:
-    path = PROJECT_ROOT / "tests" / "teacher" / "wire_double.py"
-    spec = importlib.util.spec_from_file_location("wire_double_of_batches", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def double() -> Iterator[Any]:
-    with load_double().WireDouble() as running:
+    with WireDouble() as running:
         running.end_batches = False
         yield running
 
