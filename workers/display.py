@@ -111,8 +111,8 @@ def _said(key: str) -> str:
 
 
 def _rate(stage: StageRecord) -> str:
-    passed = time.time() - (stage.started_at or 0)
-    return f"{stage.done / passed:.3g} {stage.unit}/s" if stage.unit and passed > 1 else ""
+    speed = stage.per_second
+    return f"{speed:.3g} {stage.unit}/s" if stage.unit and speed is not None else ""
 
 
 def _seconds_left(stage: StageRecord) -> float | None:

@@ -56,6 +56,12 @@ class StageRecord(Record):
     info: dict[str, Any] = Field(default_factory=dict)
     fault: Fault | None = None
 
+    @property
+    def per_second(self) -> float | None:
+        """Units a second since the stage began; None in its first second."""
+        passed = time.time() - (self.started_at or 0)
+        return self.done / passed if passed > 1 else None
+
 
 class Job(Record):
     """

@@ -74,8 +74,8 @@ def count(value: float) -> str:
 
 def rate(stage: StageRecord) -> str:
     """Rows or steps a second since the stage began."""
-    passed = time.time() - (stage.started_at or 0)
-    return f"{stage.done / passed:.1f} {stage.unit or 'items'}/s" if passed > 1 else ""
+    speed = stage.per_second
+    return "" if speed is None else f"{speed:.1f} {stage.unit or 'items'}/s"
 
 
 def money(value: float) -> str:
