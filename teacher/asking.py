@@ -11,6 +11,7 @@ from teacher.budget import Wallet
 from teacher.entries import Entry
 from teacher.gate import Gate
 from teacher.journal import Journal
+from teacher.passage import Anteroom, Passage
 from teacher.services import LabellingServices
 
 # 0.25, 0.75, 2.25, 6.75, 20 s: a passing fault costs little, an outage of 15 s is sat out.
@@ -52,6 +53,7 @@ class Asker:
         self._journal = Journal(services.cache, services.purse, services.owner, services.count)
         self.counts = self._journal.counts
         self.read: dict[int, TeacherAnswer | Unanswered] = {}
+        self._anteroom = Anteroom()
         self._tasks: set[asyncio.Task[Entry | Failure | None]] = set()
         self._failures = 0
         self._successes = 0
@@ -79,6 +81,8 @@ class Asker:
 
     async def ask_all(self, questions: Sequence[Question]) -> dict[str, Entry | Failure]:
         """What came of each question; those not sent because of `fault` are absent."""
+        if self._teacher.remote:
+            self._gate.expect(len(questions))
         tasks = {question.key: asyncio.create_task(self._ask(question)) for question in questions}
         self._tasks |= set(tasks.values())
         # shielded: a cancelled caller must not take paid requests along
@@ -156,6 +160,7 @@ class Asker:
                 await self._services.sleep(self._wait(attempts, error.retry_after, healthy))
             if self.fault:
                 raise self.fault
+            self._gate.expect(1)
 
     def _wait(self, attempts: int, asked_for: float | None, healthy: bool) -> float:
         """Capped exponential back-off with full jitter above a half, or what the service says."""
@@ -165,30 +170,20 @@ class Asker:
 
     async def _try(self, question: Question) -> Reply:
         """Send once: slot, money, request, and both given back whatever happens."""
-        await self._gate.enter(question)
+        limit = self._services.pace.timeout_seconds + _GRACE_SECONDS
+        passage = Passage(self._gate, self._wallet, self._anteroom, question, limit)
+        await passage.prepare()
         try:
-            await self._wallet.take(question.most_usd)
-        except BaseException:
-            self._gate.failed(question)
-            raise
-        loop = asyncio.get_running_loop()
-        started, spent = loop.time(), 0.0
-        try:
-            async with asyncio.timeout(self._services.pace.timeout_seconds + _GRACE_SECONDS):
-                reply = await self._teacher.ask(question)
-            spent = reply.usage.usd
+            async with asyncio.timeout(None) as passage.clock:
+                reply = await self._teacher.ask(question, passage.go)
         except RateLimited as error:
-            self._gate.throttled(question, error.retry_after)
+            passage.throttled(error.retry_after)
             raise
         except TimeoutError as error:
-            self._gate.failed(question)
+            passage.failed()
             raise Unavailable(f"'{self._teacher.name}' did not answer in time.") from error
         except BaseException:
-            self._gate.failed(question)
+            passage.failed()
             raise
-        finally:
-            self._wallet.put_back(question.most_usd, spent)
-        used = reply.usage
-        tokens = (used.input_tokens + used.cache_write_tokens, used.output_tokens)
-        self._gate.finished(question, loop.time() - started, tokens)
+        passage.finished(reply)
         return reply

@@ -1,6 +1,6 @@
 """What a teacher is: it turns an example into a question, asks it once, and reads the reply."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -93,6 +93,13 @@ class RowRejected(TeacherRejected):
     """
 
 
+Go = Callable[[], Awaitable[None]]
+
+
+async def at_once() -> None:
+    """Nothing to wait for."""
+
+
 class Teacher(Protocol):
     """
     One service with one model and one prompt.
@@ -149,8 +156,13 @@ class Teacher(Protocol):
         """
         ...
 
-    async def ask(self, question: Question) -> Reply:
-        """Send one request and wait for its reply."""
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
+        """
+        Send one request and wait for its reply.
+
+        Awaits `go` once, when all is ready to be sent: slot and money are taken there and the
+        request's time begins. Lets through whatever `go` raises.
+        """
         ...
 
     def read(self, question: Question, reply: Reply) -> TeacherAnswer | Unanswered:

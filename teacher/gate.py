@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _RESTING_SECONDS = 0.1
 _SOONEST_SECONDS = 0.015  # while the limit grows
+_IDLE_SECONDS = 0.02  # with rows to ask and no slot at all
 _NEXT_SECONDS = 0.04
 
 
@@ -118,6 +119,7 @@ class Gate:
         self._owner = owner
         self._clock = time.monotonic
         self._queue: deque[tuple[asyncio.Future[None], Question]] = deque()
+        self._expected = 0
         self._in_flight = 0
         self._grant = Grant(0)
         self._told_waiting = False
@@ -144,6 +146,12 @@ class Gate:
         if self._reporter:
             await self._reporter
         await self._exchange(leaving=True)
+
+    def expect(self, requests: int) -> None:
+        """So many more (or, negative, fewer) will want to enter: slots can be asked for already."""
+        self._expected += requests
+        if self._worth_reporting():
+            self._dirty.set()
 
     async def enter(self, question: Question) -> None:
         """Wait for a slot. Raises what `close` was given once no more may start."""
@@ -212,7 +220,7 @@ class Gate:
             self._dirty.set()
 
     def _worth_reporting(self) -> bool:
-        if not self._queue:
+        if not self._queue and self._expected <= 0:
             return self._in_flight < self._grant.slots
         unknown = not self._told_waiting  # nobody knows yet that we want slots
         grant = self._grant
@@ -221,7 +229,8 @@ class Gate:
     async def _report_for_ever(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RESTING_SECONDS):
+                idle = self._told_waiting and not self._grant.slots
+                async with asyncio.timeout(_IDLE_SECONDS if idle else _RESTING_SECONDS):
                     await self._dirty.wait()
             if self._ended.is_set():
                 return
@@ -251,31 +260,33 @@ class Gate:
                 self._timer.cancel()
             self._timer = loop.call_later(self._paused_until - now, self._let_in)
         self._let_in()
+        if self._grant.more_soon:
+            self._dirty.set()
 
     def _report(self, leaving: bool) -> Report:
         """Take the news out and put them into a report, with what is needed next."""
-        waiting = [question for place, question in self._queue if not place.done()]
-        self._told_waiting = bool(waiting)
-        spare = max(0, self._tickets - len(waiting))
+        here = [question for place, question in self._queue if not place.done()]
+        waiting = max(len(here), self._expected)
+        self._told_waiting = waiting > 0
+        spare = max(0, self._tickets - waiting)
         self._tickets -= spare
         self._give_back(spare * self._ticket_tokens[0], spare * self._ticket_tokens[1])
         news, self._news = self._news, _News()
-        missing = waiting[self._tickets :]
-        each = max(1, len(missing))
+        each = max(1, len(here))
         return Report(
             owner=self._owner,
             in_flight=self._in_flight,
-            waiting=len(waiting),
+            waiting=waiting,
             finished=news.finished,
             seconds=news.seconds,
             throttled=news.throttled,
             retry_after=news.retry_after,
             refund=news.refund,
             unused_tickets=spare,
-            wanted_tickets=len(missing),
+            wanted_tickets=max(0, waiting - self._tickets) if here else 0,
             need=(
-                sum(question.input_tokens for question in missing) / each,
-                sum(question.max_output_tokens for question in missing) / each,
+                sum(question.input_tokens for question in here) / each,
+                sum(question.max_output_tokens for question in here) / each,
             ),
             leaving=leaving,
         )

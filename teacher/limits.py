@@ -29,6 +29,7 @@ PAUSE_WITHOUT_HINT = 0.2
 LONGEST_REGAIN_SECONDS = 15.0
 PUT_UP_WITH_SHARE = 0.25
 PUT_UP_SECONDS = 5.0
+EARLY_SLOTS = 16  # before the first reply: others start at the same moment, and sending takes time
 _REMEMBERED = 40  # requests over which the share of refusals is taken
 
 
@@ -49,6 +50,7 @@ def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
         state.members.pop(report.owner, None)
         _fill(state, report, pace, now)
         return Grant(0)
+    early = report.owner not in state.members and not state.round_trip
     slots = _share(state, report, now)
     tickets = _issue(state, report, pace, now)
     ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
@@ -56,7 +58,8 @@ def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
     wanted = min(report.in_flight + report.waiting, math.floor(state.limit))
     patient = now < state.patient_until
     pause = max(0.0, state.paused_until - now)
-    return Grant(slots, tickets, pause, growing, slots < wanted, state.limit, patient)
+    hungry = slots < wanted
+    return Grant(slots, tickets, pause, growing, hungry, state.limit, patient, early and hungry)
 
 
 def _forget_silent(state: PaceState, now: float) -> None:
@@ -171,6 +174,8 @@ def _share(state: PaceState, report: Report, now: float) -> int:
     starving = any(m.waiting and m.held < fair for m in others)
     wanted = report.in_flight + report.waiting
     slots = max(0, min(wanted, total - sum(m.held for m in others), fair if starving else total))
+    if report.owner not in state.members and not state.round_trip:
+        slots = min(slots, EARLY_SLOTS)
     held = max(slots, report.in_flight)
     state.members[report.owner] = Member(held, report.in_flight, report.waiting, now)
     return slots

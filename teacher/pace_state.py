@@ -43,7 +43,7 @@ class Grant:
     Up to `slots` requests in flight; `tickets` further starts (None: no rate limit); nothing new
     for `pause` seconds. `growing`: reporting soon pays, the limit is on its way up.
     `hungry`: others hold what this worker could use. `patient`: single refusals are no reason
-    to pause.
+    to pause. `more_soon`: a first share, held small so that others get one; ask again at once.
     """
 
     slots: int
@@ -53,6 +53,7 @@ class Grant:
     hungry: bool = False
     limit: float = 0.0
     patient: bool = False
+    more_soon: bool = False
 
 
 @dataclass(slots=True)

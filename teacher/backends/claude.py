@@ -5,6 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from common.errors import TeacherError, TeacherRejected
 from common.records import Example, TeacherAnswer, Unanswered
 from teacher.backends.chat import ChatForm, terms_flag
 from teacher.backends.failures import failure_of
-from teacher.base import Question, Reply, Unavailable
+from teacher.base import Go, Question, Reply, Unavailable, at_once
 from teacher.parsing import Stop
 from teacher.prices import Price, Tokens, price_of
 from teacher.prompts import BoundPrompt
@@ -38,6 +39,39 @@ _CURES = {
     403: "the key may not use this model; ask for access or take another key.",
     404: "check teacher.model and ANTHROPIC_BASE_URL.",
 }
+
+
+class _Leaving:
+    """The moment a request that the SDK has built goes out: `go` first, then the time runs."""
+
+    def __init__(self, go: Go, limit: float):
+        self._go = go
+        self._limit = limit
+        self.clock = asyncio.timeout(None)
+        self.at = 0.0
+        self.fault: BaseException | None = None
+
+    async def __call__(self) -> None:
+        try:
+            await self._go()
+        except BaseException as error:
+            self.fault = error  # the SDK would make a failed connection of it
+            raise
+        self.at = time.perf_counter()
+        self.clock.reschedule(asyncio.get_running_loop().time() + self._limit)
+
+
+_leaving: ContextVar[_Leaving | None] = ContextVar("leaving", default=None)
+
+
+class _HttpClient(anthropic.DefaultAioHttpClient):
+    """The SDK's client on aiohttp; a built request waits here until it may leave."""
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        leaving = _leaving.get()
+        if leaving:
+            await leaving()
+        return await super().send(request, **options)
 
 
 class Claude:
@@ -79,20 +113,23 @@ class Claude:
             return second
         return replace(second, most_usd=second.most_usd / self.price.batch_factor)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
         """
         Send one request. Raises RateLimited, Unavailable, RowRejected or TeacherRejected.
 
         The time-out is for the whole exchange: the transport's own ends only silent ones.
         """
-        start = time.perf_counter()
+        leaving = _Leaving(go, self._config.pace.timeout_seconds)
+        token = _leaving.set(leaving)
         try:
-            async with asyncio.timeout(self._config.pace.timeout_seconds):
+            async with leaving.clock:
                 raw = await self.client.messages.with_raw_response.create(**question.payload)
             body = json.loads(raw.http_response.content)
         except (anthropic.AnthropicError, TimeoutError, ValueError) as error:
-            raise claude_failure(error) from error
-        return reply_of(body, self.price, seconds=time.perf_counter() - start)
+            raise leaving.fault or claude_failure(error) from error
+        finally:
+            _leaving.reset(token)
+        return reply_of(body, self.price, seconds=time.perf_counter() - leaving.at)
 
     def read(self, question: Question, reply: Reply) -> TeacherAnswer | Unanswered:
         """Validate a reply; stop reason and refusals first."""
@@ -159,7 +196,7 @@ def open_client(api_key: str, base_url: str, timeout_seconds: float) -> anthropi
         timeout=timeout_seconds,
         default_headers={"anthropic-version": API_VERSION},
         open_telemetry={"traces": False},  # 5 % of the request's CPU, and nobody collects them
-        http_client=anthropic.DefaultAioHttpClient(verify=_tls()),
+        http_client=_HttpClient(verify=_tls()),
     )
 
 

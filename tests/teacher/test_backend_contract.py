@@ -1,5 +1,6 @@
 """What every teacher promises, whichever service answers: one text of tests over all backends."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from common.config.teacher import LabellingConfig, TeacherConfig
+from common.errors import JobPaused
 from common.records import Example, Reason, TeacherAnswer, Unanswered
 from common.task import load_task
 from teacher.base import Teacher
@@ -59,9 +61,9 @@ def recorded_backend(folder: Path) -> Backend:
         teacher = build(kind="recorded", answers=str(path), raw_column="raw", **settings)
         original = teacher.ask
 
-        async def counted(question: Any) -> Any:
+        async def counted(question: Any, *go: Any) -> Any:
             calls.append(question.key)
-            return await original(question)
+            return await original(question, *go)
 
         teacher.ask = counted  # type: ignore[method-assign]
         return teacher
@@ -164,6 +166,44 @@ def test_a_reply_that_cannot_be_used_is_a_value_with_its_reason(
 
     assert [type(answer) for answer in answers] == [Unanswered] * 3
     assert {answer.reason for answer in answers} <= reasons
+
+
+def test_a_request_stands_ready_and_is_sent_only_when_it_may_go(backend: Backend) -> None:
+    async def ask(teacher: Teacher) -> tuple[int, Any]:
+        may, arrived = asyncio.Event(), asyncio.Event()
+
+        async def go() -> None:
+            arrived.set()
+            await may.wait()
+
+        asked = asyncio.create_task(teacher.ask(teacher.question(ROWS[0], 0), go))
+        await asyncio.wait_for(arrived.wait(), 10)
+        await asyncio.sleep(0.05)  # long enough for a request to reach the double
+        before = backend.asked() if backend.prompted else 0
+        may.set()
+        reply = await asked
+        await teacher.close()
+        return before, reply
+
+    before, reply = run(ask(backend.make()))
+
+    assert before == 0
+    assert reply.seconds < 0.05 or not backend.prompted
+
+
+def test_what_forbids_a_request_comes_through_as_it_is(backend: Backend) -> None:
+    async def ask(teacher: Teacher) -> None:
+        async def go() -> None:
+            raise JobPaused("the budget is reached.")
+
+        try:
+            await teacher.ask(teacher.question(ROWS[0], 0), go)
+        finally:
+            await teacher.close()
+
+    with pytest.raises(JobPaused, match="the budget is reached"):
+        run(ask(backend.make()))
+    assert not backend.prompted or backend.asked() == 0
 
 
 def test_a_question_is_pure_and_its_key_is_of_the_text_not_of_the_row(backend: Backend) -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from common.config.teacher import LabellingConfig, Pace
 from common.records import Example, TeacherAnswer, Unanswered
-from teacher.base import Question, RateLimited, Unavailable
+from teacher.base import Go, Question, RateLimited, Unavailable, at_once
 from teacher.cache import MemoryCache
 from teacher.gate import MemoryPaceStore, RedisPaceStore
 from teacher.labelling import answers_to
-from teacher.limits import MEMBER_SECONDS, advance
-from teacher.pace_state import PaceState, Report
+from teacher.limits import EARLY_SLOTS, MEMBER_SECONDS, advance
+from teacher.pace_state import FIRST_LIMIT, PaceState, Report
+from teacher.passage import AHEAD
 from teacher.services import local_services
 
 PACE = Pace(max_concurrency=64)
@@ -170,9 +171,9 @@ def test_a_service_that_queues_is_slowed_down_for(service: Service, scripted: An
     class Queueing(scripted):  # type: ignore[misc]
         """Answers eight at a time; the others wait their turn, as in vLLM."""
 
-        async def ask(self, question: Question) -> Any:
+        async def ask(self, question: Question, go: Go = at_once) -> Any:
             self._seconds = 0.1 * max(1.0, (self.in_flight + 1) / 8)
-            return await super().ask(question)
+            return await super().ask(question, go)
 
     pace = Pace(max_concurrency=256, slow_factor=4.0)
     teacher = Queueing(seconds=0.1)
@@ -182,13 +183,48 @@ def test_a_service_that_queues_is_slowed_down_for(service: Service, scripted: An
     assert service.store.state.limit < 100
 
 
+def test_requests_are_built_while_they_wait_for_a_slot_but_only_some(
+    service: Service, scripted: Any
+) -> None:
+    standing: list[int] = []
+
+    class Building(scripted):  # type: ignore[misc]
+        built = sent = 0
+
+        async def ask(self, question: Question, go: Go = at_once) -> Any:
+            self.built += 1
+            await go()
+            self.sent += 1
+            standing.append(self.built - self.sent)
+            return await super().ask(question)
+
+    teacher = Building(seconds=0.1)
+
+    service.label(teacher, 200, 1, Pace(max_concurrency=4), chunk=200)
+
+    assert max(standing) == AHEAD - 1
+    assert teacher.built == teacher.sent == 200
+
+
+def test_workers_that_start_together_share_the_first_slots() -> None:
+    state = PaceState.start(PACE)
+    first = advance(state, Report("a", waiting=500), PACE, 0.0)
+    second = advance(state, Report("b", waiting=500), PACE, 0.001)
+    again = advance(state, Report("a", in_flight=first.slots, waiting=484), PACE, 0.02)
+
+    assert (first.slots, second.slots) == (EARLY_SLOTS, EARLY_SLOTS)
+    assert first.more_soon
+    assert again.slots == FIRST_LIMIT // 2
+
+
 def test_a_request_that_hangs_is_given_up_and_tried_again(service: Service, scripted: Any) -> None:
     class Hanging(scripted):  # type: ignore[misc]
-        async def ask(self, question: Question) -> Any:
+        async def ask(self, question: Question, go: Go = at_once) -> Any:
             if question.example_id == "row-3" and not self.asked[question.key]:
                 self.asked[question.key] += 1
+                await go()
                 await asyncio.sleep(1e6)
-            return await super().ask(question)
+            return await super().ask(question, go)
 
     teacher = Hanging(seconds=0.1)
 
