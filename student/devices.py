@@ -1,7 +1,7 @@
 """
 One training on several devices: a process per device, started and watched from the caller's.
 
-Each process runs train_student as usual under `accelerate launch` (its --multi_gpu is torch's own
+Each process is student/launched.py under `accelerate launch` (its --multi_gpu is torch's own
 launcher, which starts processes on CPUs too: a test there runs the same code). Progress comes back
 through a file of JSON lines, cancelling goes out as a file, an error of the first process is raised
 here as what it was.
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ import torch
 from common import errors
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
-from common.errors import FinstillError, JobCancelled, StudentError
+from common.errors import StudentError
 from common.records import Record, TrainingPair
 from common.task import PROJECT_ROOT, TaskDefinition
 from student.checkpoint import MANIFEST, read_manifest
@@ -103,7 +102,7 @@ def launch_command(devices: int, threads: int, room: Path) -> list[str]:
         "mixed_precision": "no", "dynamo_backend": "no", "num_cpu_threads_per_process": threads,
     }  # fmt: skip
     told = [f"--{name}={value}" for name, value in options.items()]
-    return [*launcher, *told, "--module", "student.devices", str(room)]
+    return [*launcher, *told, "--module", "student.launched", str(room)]
 
 
 def _watch(process: "subprocess.Popen[bytes]", room: Path, hooks: TrainingHooks) -> None:
@@ -136,32 +135,3 @@ def _result(code: int, room: Path, folder: Path) -> TrainingSummary:
     summary = read_manifest(folder / "model").summary
     assert summary is not None
     return summary
-
-
-def main(room: Path) -> None:
-    """One of the processes. Only the first reports."""
-    from student.train import train_student
-
-    order = Order.model_validate_json((room / "order.json").read_text(encoding="utf-8"))
-    first = os.environ.get("RANK", "0") == "0"
-
-    def progress(state: TrainingProgress) -> None:
-        if first:
-            with (room / "progress.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(state)) + "\n")
-
-    hooks = TrainingHooks(progress=progress, cancelled=(room / "cancel").exists)
-    try:
-        train_student(
-            student=order.student, training=order.training, task=order.task, train=order.train,
-            validation=order.validation, folder=order.folder, hooks=hooks, threads=order.threads,
-        )  # fmt: skip
-    except FinstillError as error:
-        if first or not isinstance(error, JobCancelled):
-            (room / "failure.json").write_text(json.dumps([type(error).__name__, str(error)]))
-        if not isinstance(error, JobCancelled):
-            raise
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

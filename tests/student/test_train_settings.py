@@ -178,4 +178,4 @@ def test_devices_are_started_by_accelerate_with_one_process_each(tmp_path: Path)
     assert command[1:4] == ["-m", "accelerate.commands.launch", "--multi_gpu"]
     assert "--num_processes=4" in command
     assert "--num_cpu_threads_per_process=2" in command
-    assert command[-3:] == ["--module", "student.devices", str(tmp_path)]
+    assert command[-3:] == ["--module", "student.launched", str(tmp_path)]
