@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from student.models.load import LoadedStudent
+from student.spacing import forgets_spaces, respaced
 
 LONGEST_PHRASE = 16
 
@@ -109,6 +110,7 @@ class Explainer:
 
 
 def readable(tokenizer: Any, rows: Sequence[Sequence[int]], end: int) -> list[str]:
-    """Generated tokens as text, without special tokens and loops."""
+    """Generated tokens as text, without special tokens and loops, figures in one piece."""
     kept = [without_loop(row, end) for row in rows]
-    return [text.strip() for text in tokenizer.batch_decode(kept, skip_special_tokens=True)]
+    texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
+    return list(map(respaced if forgets_spaces(tokenizer) else str.strip, texts))

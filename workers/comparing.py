@@ -10,6 +10,7 @@ from common.evaluation.answers_file import write_answers
 from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged
 from common.evaluation.evaluate import evaluate_system
+from common.evaluation.explained import on_shared_texts
 from common.evaluation.render import render_html, render_markdown
 from common.records import Example, Prediction, TeacherAnswer
 from common.task import load_task
@@ -62,13 +63,12 @@ def judge_runs(
     answers = teacher_answers(options.outside, texts, runs[0])
     judged = [_judged(system, texts, settings, answers) for system in systems]
     others, notes = judged_outside(options.outside, texts, runs[0])
-    judged += others
     config = runs[0][1]
-    context = context_of(runs, options, [*texts.notes, *notes])
+    task, evaluation = load_task(config.task), config.evaluation
+    judged, told = on_shared_texts([*judged, *others], texts.gold, task, evaluation, answers)
+    context = context_of(runs, options, [*texts.notes, *notes, *told])
     context = context.model_copy(update={"teacher_answers": answers})
-    comparison = compare_systems(
-        judged, texts.gold, load_task(config.task), config.evaluation, context=context
-    )
+    comparison = compare_systems(judged, texts.gold, task, evaluation, context=context)
     return Judgement(comparison, texts.gold, judged)
 
 

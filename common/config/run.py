@@ -41,10 +41,11 @@ BaselineConfig = Annotated[
 
 class EvaluationConfig(Section):
     """
-    How systems are judged. `rationale_rows`: how many test texts each student explains.
+    How systems are judged. `rationale_rows`: how many test texts each student explains, drawn
+    with `seed` so that every label has its share and all runs explain the same ones.
 
     `bootstrap` resamples for every interval and permutation test; `alpha` is the error rate of
-    a family of comparisons; `seed` fixes the resampling. `browse_rows` caps the texts shown.
+    a family of comparisons; `seed` also fixes the resampling. `browse_rows` caps the texts shown.
     `encoder` (a local folder or hub name) adds sentence similarity and BERTScore of rationales.
     `usd_per_hour`: what the machine that predicts costs; gives the price of 1,000 texts.
     """

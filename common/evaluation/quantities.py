@@ -42,6 +42,9 @@ _FIGURE = re.compile(
 _GLUED = re.compile(
     rf"\b({'|'.join(w for w in _CURRENCIES if w.isalpha() and len(w) == 3)})(?=\d)", re.I
 )
+_APART = re.compile(
+    r"(?<=\d) (?=\.\d|,\d{3}(?!\d))"
+)  # "EUR74 .8 m", as Financial PhraseBank has it
 _CLAUSE_END = re.compile(r"[;:]|[.,](?!\d)|\bwhile\b|\bwhereas\b|\bbut\b", re.I)
 
 
@@ -60,7 +63,7 @@ def figures_in(text: str, direction_of: Mapping[str, int]) -> list[Figure]:
 
     The direction is that of the nearest word of direction in the same clause ("fell by 12 %").
     """
-    spaced = _GLUED.sub(r"\1 ", text)
+    spaced = _GLUED.sub(r"\1 ", _APART.sub("", text))
     return [
         Figure(_value(match), _unit(match), _direction(spaced, match, direction_of))
         for match in _FIGURE.finditer(spaced)

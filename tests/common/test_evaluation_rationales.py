@@ -202,3 +202,10 @@ def test_encoder_scores_rank_a_paraphrase_above_a_stranger(shared: Path) -> None
     assert cosine[0] > cosine[1] + 0.3
     assert bert[0] > bert[1]
     assert np.all(cosine <= 1.0001)
+
+
+def test_a_figure_whose_decimals_stand_apart_is_one_figure() -> None:
+    assert figures_in("Sales were EUR74 .8 m, from EUR995 ,000.", WORDS) == [
+        Figure(74_800_000, "EUR"),
+        Figure(995_000, "EUR"),
+    ]

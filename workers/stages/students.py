@@ -8,6 +8,7 @@ from common.config.run import MajorityBaseline, TfidfBaseline, TrainedBaseline
 from common.config.student import TINY
 from common.data.store import read_records, write_records
 from common.evaluation.evaluate import evaluate_system
+from common.evaluation.explained import explained_ids
 from common.records import Example, Prediction, SystemCard, TrainingPair
 from workers.live_curve import LiveCurve
 from workers.run_directory import read_json, write_json
@@ -95,30 +96,28 @@ def _any_pairs(context: StageContext) -> list[TrainingPair]:
 
 
 def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) -> list[Prediction]:
-    """Labels for all texts, rationales for the first few: they are generated word by word."""
+    """Labels for all texts, rationales for a sample of them: see `explained_ids`."""
     from student.predict import Predictor
 
     settings = context.config.evaluation
     predictor = Predictor.load(context.run.system(name) / "model")
-    explained = settings.rationale_rows if explains(context, name) else 0
-    texts = [example.text for example in test]
-    scored = predictor.predict(texts, batch_size=settings.batch_size)
-    reasons = predictor.predict(
-        texts[:explained], rationales=True, batch_size=settings.batch_size
-    ) if explained else []  # fmt: skip
-    predictions = []
-    for index, (example, row) in enumerate(zip(test, scored, strict=True)):
-        rationale = reasons[index].rationale if index < len(reasons) else None
-        predictions.append(
-            Prediction(
-                example_id=example.id,
-                label=row.label,
-                probabilities=row.probabilities,
-                rationale=rationale,
-                raw=row.raw,
-            )
+    count = settings.rationale_rows if explains(context, name) else 0
+    wanted = explained_ids(test, count, settings.seed)
+    chosen = [example for example in test if example.id in wanted]
+    batch = settings.batch_size
+    scored = predictor.predict([example.text for example in test], batch_size=batch)
+    reasons = predictor.rationales([example.text for example in chosen], batch_size=batch)
+    reason_of = {e.id: reason for e, reason in zip(chosen, reasons, strict=True)}
+    return [
+        Prediction(
+            example_id=example.id,
+            label=row.label,
+            probabilities=row.probabilities,
+            rationale=reason_of.get(example.id),
+            raw=row.raw,
         )
-    return predictions
+        for example, row in zip(test, scored, strict=True)
+    ]
 
 
 def explains(context: StageContext, name: str) -> bool:
