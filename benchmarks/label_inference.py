@@ -1,17 +1,20 @@
 """
 What a label costs per text: generate and parse against label scoring, in fp32, bf16 and int8.
 
-    python benchmarks/label_inference.py --tokenizer FOLDER --train PAIRS.jsonl --texts TEXTS.jsonl
-    python benchmarks/label_inference.py --student runs/ID/systems/student/model --texts TEXTS.jsonl
+    python benchmarks/label_inference.py
+    python benchmarks/label_inference.py --student runs/ID/systems/student/model
 
 Reference: `generate` in batches of 8 in random order, the output parsed, as FinGPT's evaluation
 does. Ours: Predictor on the same student. Without --student, a student of Flan-T5-small's shape
-(77 M) is trained for a few steps from random weights on the labels of --train (rows with text and
-label; default: invented sentences whose words decide the label), so that it answers with labels at
-all: it proves nothing about quality. All forms run the same weights; int8 ones are real exports,
-made and checked by student/export. Variants are interleaved within each round and the minimum over
+(77 M) is trained for a few hundred steps from random weights on gold labels, so that it answers
+with labels at all and with some certainty: it proves nothing about quality. The texts are the
+Financial PhraseBank where ../shared is there (trained on FinGPT's training part, measured on its
+1,212 test rows), else the shipped demo corpus; --train and --texts name other JSONL files. Nothing
+is chosen by the measured texts: int8 forms are real exports, made and checked on training texts.
+All forms run the same weights. Variants are interleaved within each round and the minimum over
 rounds counts; `--clock cpu --threads 1` counts the processor's time instead of the wall's, for a
-machine that is never idle. `same label`: share of all texts with the label of fp32 scoring.
+machine that is never idle. `same label`: share of all texts with the label of fp32 scoring, near
+ties included. With --work the trained student is kept and used again.
 """
 
 import argparse
@@ -49,31 +52,15 @@ from student.train import train_student
 Answer = Callable[[Sequence[str]], list[str | None]]
 BARS = {"scoring, fp32": 1.6, "scoring, bf16": 4.0, "int8, fastest": 8.0}
 SAME_LABEL_BAR = 0.995
-WORDS = {
-    "positive": ["rose", "doubled", "grew", "won", "record", "improved"],
-    "negative": ["fell", "halved", "shrank", "lost", "loss", "weakened"],
-    "neutral": ["said", "meets", "located", "appointed", "publishes", "holds"],
-}
-FILLER = (
-    "the company operating profit of net sales in quarter year eur million from its unit market",
-    "for and new share contract to by with compared period plant service total value group at",
-)
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+PHRASEBANK, DEMO = SHARED / "data/fpb/fpb.jsonl", ROOT / "configs/demo/corpus.jsonl"
+TOKENIZER = SHARED / "models/tokenizer-t5"
+CHECKED = 363  # texts an export is compared on: the size of FPB's validation part
 
 
-def invented(count: int) -> list[TrainingPair]:
-    """Sentences of FPB's length (mean 23 words) in which one kind of word decides the label."""
-    draw, filler, pairs = random.Random(0), " ".join(FILLER).split(), []
-    for number in range(count):
-        label = draw.choice(list(WORDS))
-        words = [draw.choice(filler) for _ in range(max(5, min(60, round(draw.gauss(22, 10)))))]
-        words[draw.randrange(len(words))] = draw.choice(WORDS[label])
-        text = " ".join([*words, f"{draw.randrange(1, 999)} ."])
-        pairs.append(TrainingPair(example_id=str(number), text=text, label=label))
-    return pairs
-
-
-def read_pairs(path: Path, task: TaskDefinition) -> list[TrainingPair]:
-    """JSONL rows with text (or sentence) and, where there is one, label."""
+def read_pairs(path: Path, task: TaskDefinition, split: str) -> list[TrainingPair]:
+    """JSONL rows with text (or sentence) and label: those of one part, where a file has several."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     first = task.label_names[0]
     return [
@@ -81,6 +68,7 @@ def read_pairs(path: Path, task: TaskDefinition) -> list[TrainingPair]:
             example_id=str(i), text=r.get("text") or r["sentence"], label=r.get("label") or first
         )
         for i, r in enumerate(rows)
+        if r.get("fingpt_split", r.get("split", split)) == split
     ]
 
 
@@ -101,16 +89,18 @@ def base_model(folder: Path, tokenizer: Path | None, texts: Sequence[str]) -> Pa
 
 def make_student(args: argparse.Namespace, task: TaskDefinition, folder: Path) -> Path:
     """Train the stand-in student for some steps; its model folder."""
-    pairs = read_pairs(args.train, task) if args.train else invented(2000)
-    base = base_model(folder / "base", args.tokenizer, tiny_texts(pairs, task, "default"))
+    pairs = read_pairs(args.train, task, "train")
+    base = folder / "base"
+    if not base.is_dir():
+        base_model(base, args.tokenizer, tiny_texts(pairs, task, "default"))
     config = StudentConfig(architecture="seq2seq", model=str(base), dropout=0.0)
     training = TrainingConfig(
         max_steps=args.steps, batch_size=16, learning_rate=5e-4, precision="bf16",
-        rationale_weight=0, evaluations=0, seed=13, checkpoint_every_steps=10_000,
+        rationale_weight=0, evaluations=0, seed=13, checkpoint_every_steps=100,
     )  # fmt: skip
     train_student(
-        student=config, training=training, task=task, train=pairs[64:], validation=pairs[:64],
-        folder=folder / "student", threads=args.threads,
+        student=config, training=training, task=task, train=pairs[CHECKED:],
+        validation=pairs[:CHECKED], folder=folder / "student", threads=args.threads,
     )  # fmt: skip
     return folder / "student" / "model"
 
@@ -167,9 +157,7 @@ def variants(args: argparse.Namespace, folder: Path, work: Path) -> dict[str, An
             Predictor.load(folder, precision="bf16", threads=args.threads), args.batch
         ),
     }
-    check = [
-        p.text for p in (read_pairs(args.train, args.task) if args.train else invented(64))[:64]
-    ]
+    check = [pair.text for pair in read_pairs(args.train, args.task, "train")[:CHECKED]]
     for form in ("ctranslate2", "onnx"):
         try:
             export_student(folder, form, work / form, check, numbers="int8", threads=args.threads)
@@ -221,22 +209,25 @@ def report(args: argparse.Namespace, made: dict[str, Answer], texts: list[str]) 
             f"| {row['variant']} | {row['ms_per_text']:.2f} | {row['ratio']:.2f} | "
             f"{row['bar'] or ''} | {row['same_label']:.2%} |"
         )
+    shares = {name: expected.count(name) / len(texts) for name in args.task.label_names}
+    print(f"\n{len(texts)} texts; fp32 scoring answers {shares}")
     if args.json:
         told = ("threads", "clock", "batch", "rounds", "steps")
-        facts = {"torch": torch.__version__, "texts": len(texts), "rows": rows}
+        facts = {"torch": torch.__version__, "texts": len(texts), "answers": shares, "rows": rows}
         facts |= {name: getattr(args, name) for name in told}
         args.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
+    corpus = PHRASEBANK if PHRASEBANK.is_file() else DEMO
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--student", type=Path, help="the model/ folder of a seq2seq student")
-    parser.add_argument("--tokenizer", type=Path, help="folder of T5's tokenizer")
-    parser.add_argument("--train", type=Path, help="JSONL with text and label")
-    parser.add_argument("--texts", type=Path, help="JSONL with the texts to label")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER if SHARED.is_dir() else None)
+    parser.add_argument("--train", type=Path, default=corpus, help="JSONL with text and label")
+    parser.add_argument("--texts", type=Path, default=corpus, help="JSONL: the texts to label")
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--limit", type=int, help="so many of the texts, chosen by seed")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
@@ -247,11 +238,12 @@ def main() -> None:
     args = parser.parse_args()
     args.task = load_task("sentiment")
     torch.set_num_threads(args.threads)
-    pairs = read_pairs(args.texts, args.task) if args.texts else invented(3000)[2000:]
+    pairs = read_pairs(args.texts, args.task, "test")
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
         folder = args.student or make_student(args, args.task, work)
         texts = [pair.text for pair in pairs]
+        assert texts, f"{args.texts} has no test rows"
         random.Random(1).shuffle(texts)
         report(args, variants(args, folder, work), texts[: args.limit])
 

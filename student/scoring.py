@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import additive, block_mask
 from student.encoding import EncodedExample
+from student.models.cross import states_as_keys
 from student.models.load import StudentModule
 from student.trie import LabelTrie, label_trie
 
@@ -168,7 +169,7 @@ class TorchScorer:
 
     def _logits(self, chosen: Tensor, **inputs: Any) -> Tensor:
         assert self._head
-        with self._head.at(chosen.to(self._device)):
+        with self._head.at(chosen.to(self._device)), states_as_keys(self._core):
             return self._head.columns(self._core(**inputs, use_cache=False).logits)
 
     def _padded(self, rows: Contexts) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def export_student(
     staging.mkdir(parents=True)
     try:
         record = ExportRecord(format=form, numbers=numbers, finstill=__version__)
-        _write(folder, manifest, staging, record)
+        _write(folder, manifest, staging, record, texts)
         record = _checked(folder, staging, record, texts, threads)
         if card:
             (staging / CARD).write_text(card(record), "utf-8")
@@ -81,15 +81,19 @@ def _require_free(target: Path) -> None:
         )
 
 
-def _write(folder: Path, manifest: Manifest, staging: Path, record: ExportRecord) -> None:
+def _write(
+    folder: Path, manifest: Manifest, staging: Path, record: ExportRecord, texts: Sequence[str]
+) -> None:
     if record.format == "hf":
         write_as_trained(folder, staging)
     else:
-        _write_whole(folder, manifest, staging, record)
+        _write_whole(folder, manifest, staging, record, texts)
     _write_record(staging, record)
 
 
-def _write_whole(folder: Path, manifest: Manifest, staging: Path, record: ExportRecord) -> None:
+def _write_whole(
+    folder: Path, manifest: Manifest, staging: Path, record: ExportRecord, texts: Sequence[str]
+) -> None:
     """Every form but `hf` starts from whole float32 weights."""
     if manifest.student.architecture == "classifier" and record.format == "ctranslate2":
         raise refuse("ctranslate2", "classifier", "onnx")
@@ -110,7 +114,7 @@ def _write_whole(folder: Path, manifest: Manifest, staging: Path, record: Export
     else:
         from student.export.onnx_convert import write_onnx
 
-        write_onnx(whole, own, staging, record.numbers)
+        write_onnx(whole, own, staging, record.numbers, texts)
     load_tokenizer(str(folder)).save_pretrained(staging)
     shutil.rmtree(whole)
 

@@ -1,7 +1,7 @@
 """A label scorer as one ONNX graph: text in, the logits of the label trie out. No rationales."""
 
-import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ from transformers.modeling_outputs import BaseModelOutput
 from common.errors import MissingDependency
 from student.checkpoint import Manifest
 from student.encoding import Encoder
+from student.export.onnx_runtime import EXACT, MARGIN, MODEL, label_scores, leads, open_session
 from student.export.weights import refuse
+from student.models.cross import states_as_keys
 from student.models.load import LoadedStudent
 from student.models.reload import reload_student
-from student.scoring import ReducedHead, path_rows
+from student.scoring import ReducedHead, padded, path_rows
 from student.trie import label_trie
 
-MODEL = "model.onnx"
 OPSET = 17
+TEXTS_SEEN = 64
+CHECK_BATCH = 32
 
 
 class SeqToLabels(nn.Module):
@@ -43,7 +46,7 @@ class SeqToLabels(nn.Module):
         if paths > 1:
             states = states[:, None].expand(-1, paths, -1, -1).flatten(0, 1)
             mask = mask[:, None].expand(-1, paths, -1).flatten(0, 1)
-        with self.head[0].at(None):
+        with self.head[0].at(None), states_as_keys(self.model):
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
@@ -69,42 +72,68 @@ class ClassToLabels(nn.Module):
         return logits.index_select(1, self.order)[:, None]
 
 
-def write_onnx(folder: Path, manifest: Manifest, target: Path, numbers: str) -> None:
+def write_onnx(
+    folder: Path, manifest: Manifest, target: Path, numbers: str, texts: Sequence[str]
+) -> None:
     """
     Write `target`/model.onnx from the whole weights in `folder`; `numbers`: int8 or float32.
 
-    int8: weights per channel, activations measured as they come (dynamic quantisation).
+    int8: see onnx_int8; the sizes of the channels are read from `texts` (the first TEXTS_SEEN).
+    Beside it stands exact.onnx in float32 for the texts whose two likeliest labels int8 cannot tell
+    apart: nearer to each other than the largest change of a lead that it made on `texts`.
     Raises MissingDependency without onnx and onnxruntime, StudentError for a causal student.
     """
     if manifest.student.architecture == "causal":
         raise refuse("onnx", "causal", "ctranslate2")
     try:
         import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingDependency(
             "export --format onnx needs onnx and onnxruntime: pip install 'finstill[export]'."
         ) from error
     plain = target / "plain"
     plain.mkdir()
-    _trace(folder, manifest, plain / MODEL)
-    if numbers == "float32":
-        onnx.save_model(onnx.load(plain / MODEL), target / MODEL)
+    encoder = _trace(folder, manifest, plain / MODEL)
+    graph = onnx.load(plain / MODEL)
+    if numbers == "int8":
+        _write_int8(graph, encoder, target, texts)
     else:
-        logging.disable(logging.WARNING)  # it asks for a shape inference that gains nothing here
-        try:
-            quantize_dynamic(
-                plain / MODEL, target / MODEL, per_channel=True, weight_type=QuantType.QInt8
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+        onnx.save_model(graph, target / MODEL)
     for file in plain.iterdir():
         file.unlink()
     plain.rmdir()
 
 
+def _write_int8(graph: Any, encoder: Encoder, target: Path, texts: Sequence[str]) -> None:
+    import onnx
+
+    from student.export.onnx_int8 import halved, rows_to_int8
+
+    exact = type(graph)()
+    exact.CopyFrom(graph)
+    onnx.save_model(halved(exact), target / EXACT)
+    rows_to_int8(graph, _feeds(encoder, texts[:TEXTS_SEEN]))
+    onnx.save_model(graph, target / MODEL)
+    contexts = encoder.text_contexts(texts)
+    own, other = (
+        label_scores(open_session(target / name, 1), encoder, contexts, CHECK_BATCH)
+        for name in (EXACT, MODEL)
+    )
+    change = (leads(own, own.argmax(-1)) - leads(other, own.argmax(-1))).abs().max()
+    onnx.helper.set_model_props(graph, {MARGIN: f"{float(change):.6f}"})
+    onnx.save_model(graph, target / MODEL)
+
+
+def _feeds(encoder: Encoder, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The texts as the graph takes them."""
+    for context in encoder.text_contexts(texts):
+        ids, mask = padded([context], encoder.tokens.pad)
+        yield {"ids": ids.numpy(), "mask": mask.numpy()}
+
+
 @torch.no_grad()
-def _trace(folder: Path, manifest: Manifest, path: Path) -> None:
+def _trace(folder: Path, manifest: Manifest, path: Path) -> Encoder:
     """The graph in float32. The tracing exporter: torch's newer one takes 40 times as long."""
     eager = manifest.student.model_copy(update={"attention": "eager"})
     manifest = manifest.model_copy(update={"student": eager})
@@ -128,3 +157,4 @@ def _trace(folder: Path, manifest: Manifest, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+    return encoder

@@ -1,7 +1,9 @@
 """A label scorer that ONNX Runtime runs: the fastest on a CPU, labels only."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,40 +11,42 @@ from torch import Tensor
 from common.errors import MissingDependency, StudentError
 from student.checkpoint import Manifest
 from student.encoding import Encoder, TaskTokens
-from student.export.onnx_convert import MODEL
 from student.generation import Opening
 from student.scoring import Contexts, in_batches, padded
 from student.tokens import load_tokenizer
 from student.trie import label_trie
 
+MODEL = "model.onnx"
+EXACT = "exact.onnx"
+MARGIN = "second_look_below"
+
 
 class OnnxRuntime:
-    """See student.runtime.Runtime."""
+    """
+    See student.runtime.Runtime. An int8 export carries its student in float32 as well: texts whose
+    label int8 leaves in doubt are scored a second time, by that.
+    """
 
     generates = False
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependency(
-                f"'{folder}' is an ONNX export: pip install 'finstill[export]' to run it."
-            ) from error
         tokenizer = load_tokenizer(str(folder))
-        self._tokens = TaskTokens(**manifest.tokens)
-        self.encoder = Encoder(manifest.student, manifest.task, tokenizer, self._tokens)
-        classifier = manifest.student.architecture == "classifier"
-        branches = self.encoder.encode_text("").branches
-        self._trie = None if classifier else label_trie(branches)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self._session = onnxruntime.InferenceSession(
-            str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+        self._folder, self._threads = folder, threads
+        self.encoder = Encoder(
+            manifest.student, manifest.task, tokenizer, TaskTokens(**manifest.tokens)
         )
+        self._session = open_session(folder / MODEL, threads)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self._margin = float(properties.get(MARGIN, 0.0))
 
     def scores(self, contexts: Contexts, batch_size: int) -> Tensor:
         """See Runtime."""
-        return in_batches(contexts, batch_size, self._batch)
+        found = label_scores(self._session, self.encoder, contexts, batch_size)
+        doubtful = (leads(found, found.argmax(-1)) < self._margin).nonzero()[:, 0].tolist()
+        if doubtful:
+            again = [contexts[i] for i in doubtful]
+            found[doubtful] = label_scores(self._exact, self.encoder, again, batch_size)
+        return found
 
     def explain(self, openings: Sequence[Opening], batch_size: int) -> list[str]:
         """An ONNX export holds no decoding loop. Raises StudentError."""
@@ -51,10 +55,40 @@ class OnnxRuntime:
             "export for rationales."
         )
 
-    def _batch(self, contexts: Contexts) -> Tensor:
-        ids, mask = padded(contexts, self._tokens.pad)
-        (logits,) = self._session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})
+    @cached_property
+    def _exact(self) -> Any:
+        """Read when the first text needs it."""
+        return open_session(self._folder / EXACT, self._threads)
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """The graph in `path`, ready to run. Raises MissingDependency without onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            f"'{path.parent}' is an ONNX export: pip install 'finstill[export]' to run it."
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def label_scores(session: Any, encoder: Encoder, contexts: Contexts, batch_size: int) -> Tensor:
+    """(texts, labels): log-probabilities of the labels, in the order given."""
+    classifier = encoder.config.architecture == "classifier"
+    trie = None if classifier else label_trie(encoder.encode_text("").branches)
+
+    def score(part: Contexts) -> Tensor:
+        ids, mask = padded(part, encoder.tokens.pad)
+        (logits,) = session.run(None, {"ids": ids.numpy(), "mask": mask.numpy()})
         found = torch.from_numpy(logits)
-        if self._trie is None:
-            return torch.log_softmax(found[:, 0], dim=-1)
-        return self._trie.label_logs(found)
+        return trie.label_logs(found) if trie else torch.log_softmax(found[:, 0], dim=-1)
+
+    return in_batches(contexts, batch_size, score)
+
+
+def leads(scores: Tensor, labels: Tensor) -> Tensor:
+    """(texts,): by how much the probability of each text's label is above the next likeliest."""
+    chances, own = scores.exp(), torch.nn.functional.one_hot(labels, scores.shape[1]).bool()
+    return chances[own] - chances.masked_fill(own, -1.0).amax(-1)

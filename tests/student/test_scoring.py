@@ -23,6 +23,7 @@ STUDENTS = [
     ("seq2seq", "t5", {}),
     ("seq2seq", "t5", {"task_signal": "decoder", "attention": "sdpa"}),
     ("seq2seq", "bert", {"task_signal": "decoder"}),
+    ("seq2seq", "t5", {"lora": {"rank": 4}}),
     ("causal", "gpt2", {}),
     ("causal", "gpt2", {"attention": "sdpa"}),
     ("causal", "llama", {}),

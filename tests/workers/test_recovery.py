@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -155,6 +156,41 @@ def test_a_job_survives_kill_9_of_its_workers_and_ends_as_if_undisturbed(
     assert run.report("html").exists()
     assert weights(run.root) == weights(undisturbed.run.root)
     assert job.counters["rows"] == 160
+    client.close()
+
+
+@pytest.mark.slow
+def test_five_kill_9_of_the_training_worker_at_random_leave_the_same_weights(
+    settings: Settings, workers: Workers, tmp_path: Path
+) -> None:
+    draw = random.Random(5)
+    config = quick_config("training.max_steps=150")
+    undisturbed = LocalRun(
+        replace(settings, runs=tmp_path / "alone"), config, "train", lambda job: None
+    )
+    undisturbed.execute()
+    workers.start("label")
+    trainer = workers.start("train,evaluate")
+    client = Client(settings)
+    wait_for_workers(client, 2)
+    run = client.submit(config, "train")
+    killed_at = []
+
+    for begin in range(0, 125, 25):
+        target = begin + draw.randrange(3, 25)
+        wait_until(lambda: training_step(client, run.run_id) >= target, f"step {target}")  # noqa: B023
+        time.sleep(draw.uniform(0, 0.1))  # anywhere within a step or a checkpoint
+        workers.kill(trainer)
+        killed_at.append(training_step(client, run.run_id))
+        assert not client.jobs.get(run.run_id).ended
+        trainer = workers.start("train,evaluate")
+    job = ended(client, run.run_id)
+
+    assert job.state is State.DONE, job.fault
+    assert killed_at[0] > 0
+    assert killed_at[-1] < 150
+    assert weights(run.root) == weights(undisturbed.run.root)
+    print(f"killed at steps {killed_at}; weights {weights(run.root)}")
     client.close()
 
 
