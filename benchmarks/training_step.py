@@ -12,8 +12,9 @@ interleaved within each round and the minimum over rounds counts, so that a busy
 alike; `--clock cpu --threads 1` counts the processor's time instead of the wall's, for a machine
 that is never idle. `--pairs` takes JSONL rows with text, label and rationale and needs
 `--tokenizer`; without it, lengths follow the Financial PhraseBank's (mean 29, standard deviation
-13 T5 tokens) with 40-token rationales. Peak memory comes from a process of its own per variant that
-runs the longest batch.
+13 T5 tokens) with 40-token rationales. Peak memory is the resident set's high-water mark (VmHWM) of
+a process of its own per variant that runs the longest batch twice, optimizer included; a bar is met
+where the speed is and the peak is not above that of the two passes in the same precision.
 """
 
 import argparse
@@ -316,10 +317,13 @@ def main() -> None:
 def report(args: argparse.Namespace, variants: list[Variant], best: list[float]) -> None:
     """A table to read and, where asked, JSON to keep."""
     rows: list[dict[str, Any]] = []
+    allowed: dict[bool, int | None] = {}  # by precision; the two passes come first
     for variant, seconds in zip(variants, best, strict=True):
         ratio = best[0] / seconds
         peak = None if args.no_memory else peak_bytes(variant, args)
-        met = None if variant.bar is None else ratio >= variant.bar
+        most = allowed.setdefault(variant.bf16, peak)
+        small = peak is None or most is None or peak <= most
+        met = None if variant.bar is None else ratio >= variant.bar and small
         rows.append(
             {"variant": variant.name, "ms_per_example": round(1000 * seconds, 2),
              "ratio": round(ratio, 2), "bar": variant.bar, "met": met, "peak_bytes": peak}
