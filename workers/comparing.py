@@ -12,6 +12,7 @@ from common.evaluation.comparison import Comparison, Judged
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.explained import on_shared_texts
 from common.evaluation.render import render_html, render_markdown
+from common.evaluation.same_answers import each_once
 from common.records import Example, Prediction, TeacherAnswer
 from common.task import load_task
 from workers.comparing_files import compare_large
@@ -65,10 +66,14 @@ def judge_runs(
     others, notes = judged_outside(options.outside, texts, runs[0])
     config = runs[0][1]
     task, evaluation = load_task(config.task), config.evaluation
-    judged, told = on_shared_texts([*judged, *others], texts.gold, task, evaluation, answers)
-    context = context_of(runs, options, [*texts.notes, *notes, *told])
+    judged, repeated = each_once([*judged, *others])
+    judged, told = on_shared_texts(judged, texts.gold, task, evaluation, answers)
+    context = context_of(runs, options, [*texts.notes, *notes, *told, *repeated])
     context = context.model_copy(update={"teacher_answers": answers})
-    comparison = compare_systems(judged, texts.gold, task, evaluation, context=context)
+    comparison = compare_systems(
+        judged, texts.gold, task, evaluation,
+        context=context, near_duplicates=texts.near_duplicates,
+    )  # fmt: skip
     return Judgement(comparison, texts.gold, judged)
 
 

@@ -31,13 +31,15 @@ def compare_large(runs: Sequence[Run], systems: Sequence[System], options: Optio
     refuse_other_texts(runs)
     leaks = find_leaks(runs, list(read_columns(directory.part("test"), "id", "text")), own=True)
     task, settings = load_task(config.task), config.evaluation
+    near = read_json(directory.split_file)["near_duplicates"]["ids"]
     if not (options.drop_leaked and leaks):
         refuse_leaks(leaks, rows)
         judged = [JudgedFile(s.report, s.run[0].predictions(s.name)) for s in systems]
         context = context_of(runs, options, leak_notes(leaks))
-        return compare_files(judged, directory.part("test"), task, settings, context=context)
+        return compare_files(
+            judged, directory.part("test"), task, settings, context=context, near_duplicates=near
+        )
     ids = {row_id for leak in leaks for row_id in leak.ids}
-    near = read_json(directory.split_file)["near_duplicates"]["ids"]
     context = context_of(runs, options, [dropped_note(leaks, len(ids), rows)])
     with tempfile.TemporaryDirectory() as folder:
         gold = without_rows(directory.part("test"), "id", ids, Path(folder) / "gold.parquet")
@@ -51,4 +53,4 @@ def compare_large(runs: Sequence[Run], systems: Sequence[System], options: Optio
                 f"{report.data_fingerprint} without {len(ids)}", near_duplicates=near,
             )  # fmt: skip
             judged.append(JudgedFile(report, kept))
-        return compare_files(judged, gold, task, settings, context=context)
+        return compare_files(judged, gold, task, settings, context=context, near_duplicates=near)

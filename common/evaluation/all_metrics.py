@@ -42,7 +42,7 @@ def labels_table(comparison: Comparison) -> Table:
     headers = ["Precision / recall / F1"]
     headers += [f"{name}, n = {support[name].support:,}" for name in comparison.labels]
     rows = []
-    for report in comparison.systems:
+    for report in [*comparison.systems, *([comparison.constant] if comparison.constant else [])]:
         scores = [report.per_class[name] for name in comparison.labels]
         cells = [f"{s.precision:.2f} / {s.recall:.2f} / {s.f1:.2f}" for s in scores]
         rows.append([display_name(report.system), *cells])

@@ -1,9 +1,10 @@
 """Systems side by side on the same texts: every pair tested, verdicts written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
@@ -18,11 +19,13 @@ from common.evaluation.comparison import (
 )
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import (
+    AGREEMENT,
     evaluate_codes,
     gold_codes,
     join_predictions,
+    text_parts,
 )
-from common.evaluation.grouping import compare_seed_groups, group_headline
+from common.evaluation.grouping import PRIMARY, SECONDARY, compare_seed_groups, group_headline
 from common.evaluation.pairs import Answers, compare_pair, corrected
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.resampling import seeded
@@ -30,8 +33,6 @@ from common.evaluation.scores import text_scores
 from common.evaluation.verdicts import display_name, headline, listed, outcome_of, sentence
 from common.records import EvaluationReport, Example, SystemCard, TeacherAnswer
 from common.task import TaskDefinition
-
-PRIMARY, SECONDARY = "primary", "secondary"
 
 
 def compare_systems(
@@ -41,9 +42,10 @@ def compare_systems(
     settings: EvaluationConfig,
     *,
     context: ReportContext,
+    near_duplicates: Collection[str] = (),
 ) -> Comparison:
     """
-    Compare systems judged on the same texts.
+    Compare systems judged on the same texts; `near_duplicates` as for `evaluate_system`.
 
     The reference (context.reference, else the first student) is tested against every other
     system: the primary family. All remaining pairs form the secondary family.
@@ -62,7 +64,11 @@ def compare_systems(
         for report, predictions in zip(reports, joined, strict=True)
     ]
     texts = browse_texts(gold, joined, task, settings.browse_rows, context)
-    return compare_codes(reports, codes, answers, task, settings, context=context, texts=texts)
+    levels = [example.meta.get(AGREEMENT) for example in gold]
+    parts = text_parts([example.id for example in gold], levels, near_duplicates)
+    return compare_codes(
+        reports, codes, answers, task, settings, context=context, texts=texts, parts=parts
+    )
 
 
 def compare_codes(
@@ -74,14 +80,19 @@ def compare_codes(
     *,
     context: ReportContext,
     texts: Sequence[BrowseText] = (),
+    parts: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> Comparison:
-    """`compare_systems` on label codes; `answers` in the order of `reports`."""
+    """
+    `compare_systems` on label codes; `answers` in the order of `reports`.
+
+    `parts`: masks of the texts on which the constant answer is judged beside.
+    """
     labels = len(task.labels)
     reference = _reference(reports, context.reference)
     pairs, families = compare_answers(gold, answers, labels, settings, reference)
     titles = {r.system.name: display_name(r.system) for r in reports}
     pairs = [_judged(pair, titles, settings) for pair in pairs]
-    groups, group_pairs = compare_seed_groups(reports, gold, answers, labels, settings)
+    groups, group_pairs = compare_seed_groups(reports, gold, answers, labels, settings, reference)
     primary = [pair for pair in pairs if pair.family == PRIMARY]
     accuracy = next(r for r in reports if r.system.name == reference).metrics["accuracy"].value
     told = headline(reference, accuracy, primary, titles)
@@ -97,10 +108,10 @@ def compare_codes(
         n=len(gold),
         reference=reference,
         systems=list(reports),
-        constant=_constant(constant, gold, task, settings, reports),
+        constant=_constant(constant, gold, task, settings, reports, parts),
         constant_label=task.label_names[constant],
         headline=told,
-        verdicts=[p.verdict for p in group_pairs or primary],
+        verdicts=[p.verdict for p in group_pairs or primary if p.family == PRIMARY],
         families=families,
         pairs=pairs,
         groups=groups,
@@ -197,6 +208,7 @@ def _constant(
     task: TaskDefinition,
     settings: EvaluationConfig,
     reports: Sequence[EvaluationReport],
+    parts: Mapping[str, NDArray[np.bool_]] | None,
 ) -> EvaluationReport | None:
     """The row of always the same label; None where a system given answers just that already."""
     if any(sum(row[label] for row in r.confusion) == r.n for r in reports):
@@ -205,4 +217,6 @@ def _constant(
     card = SystemCard(name=f"always-{name}", role="baseline", title=f"always {name}")
     same = np.full_like(gold, label)
     first = reports[0]
-    return evaluate_codes(card, gold, same, task, settings, first.dataset, first.data_fingerprint)
+    return evaluate_codes(
+        card, gold, same, task, settings, first.dataset, first.data_fingerprint, parts=parts
+    )

@@ -154,7 +154,12 @@ class SeedGroup(Record):
 
 
 class GroupComparison(Record):
-    """Two groups of seeds (or a group and a single run), resampled by seed, then by text."""
+    """
+    Two groups of seeds (or a group and a single run), resampled by seed, then by text.
+
+    `smallest_shown`: the least difference in accuracy that the bootstrap could have shown with
+    this spread, after correction; None where it has too few resamples to show any.
+    """
 
     first: str
     second: str
@@ -162,17 +167,24 @@ class GroupComparison(Record):
     differences: dict[str, Interval]
     bootstrap: TestResult
     seed_t_test: TestResult | None = None
+    smallest_shown: float | None = None
+    family: str = "primary"
     outcome: Outcome = "not_shown"
     verdict: str = ""
 
 
 class Curve(Record):
-    """Points by recipe and size; `baseline` is the line they are held against."""
+    """
+    Points by recipe and size; `baseline` is the line they are held against.
+
+    `between_recipes`: every two recipes at the same size.
+    """
 
     points: list[CurvePoint]
     baseline: str | None = None
     baseline_metrics: dict[str, Interval] = Field(default_factory=dict)
     against_baseline: list[GroupComparison] = Field(default_factory=list)
+    between_recipes: list[GroupComparison] = Field(default_factory=list)
 
 
 class PublishedFigure(Record):

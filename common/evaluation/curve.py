@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
-from common.evaluation.comparison import Curve, CurvePoint
+from common.evaluation.comparison import Curve, CurvePoint, GroupComparison
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import gold_codes, join_predictions
 from common.evaluation.grouping import with_verdicts
@@ -15,6 +16,10 @@ from common.evaluation.resampling import seeded
 from common.evaluation.seeds import compare_groups, seed_group
 from common.records import Example, Prediction
 from common.task import TaskDefinition
+
+Place = tuple[str, float] | str  # a recipe at a size, or the baseline by its name
+Pair = tuple[Place, Place]
+Stacks = dict[Place, Codes]  # answers of each seed: (seeds, texts)
 
 
 @dataclass(frozen=True)
@@ -38,52 +43,92 @@ def curve_of(
     """
     Means over seeds with intervals over seeds and texts, one point a recipe and size.
 
-    `baseline` (its name and predictions) is the line to reach; every point is compared with it,
-    p values corrected over all points. Raises InputError where nothing was run or a seed was
-    run twice at one point.
+    Recipes are compared with each other at every size. `baseline` (its name and predictions) is
+    the line to reach; every point is compared with it. These are two families, in each of which
+    p values are corrected. Raises InputError where nothing was run or a seed was run twice at one
+    point.
     """
     codes = gold_codes(gold, task.label_names)
     places: dict[tuple[str, float], list[CurveRun]] = {}
     for run in sorted(runs, key=lambda r: (r.recipe, r.fraction, r.seed)):
         places.setdefault((run.recipe, run.fraction), []).append(run)
     _check(places)
-    stacks = {key: _stack(found, gold, task) for key, found in places.items()}
+    stacks: Stacks = {key: _stack(found, gold, task) for key, found in places.items()}
     points = [
         _point(key, found, codes, stacks[key], task, settings) for key, found in places.items()
     ]
-    if baseline is None:
-        return Curve(points=points)
-    line = _codes(gold, baseline[1], baseline[0], task)[None]
-    against = [
-        compare_groups(
-            (f"{recipe} at {fraction:.0%}", baseline[0]),
-            codes,
-            stacks[recipe, fraction],
-            line,
-            len(task.labels),
-            resamples=settings.bootstrap,
-            level=settings.confidence_level,
-            rng=seeded(settings, recipe, str(fraction), baseline[0]),
-        )
-        for recipe, fraction in places
-    ]
-    metrics = seed_group(
-        baseline[0],
-        [baseline[0]],
+    between = _judged(_recipes(runs, stacks), codes, stacks, task, settings)
+    curve = Curve(points=points, between_recipes=between)
+    return curve if baseline is None else _with_line(curve, baseline, gold, stacks, task, settings)
+
+
+def _with_line(
+    curve: Curve,
+    baseline: tuple[str, Sequence[Prediction]],
+    gold: Sequence[Example],
+    stacks: Stacks,
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+) -> Curve:
+    name, predictions = baseline
+    codes = gold_codes(gold, task.label_names)
+    line = _codes(gold, predictions, name, task)[None]
+    group = seed_group(
+        name,
+        [name],
         [None],
         codes,
         line,
         len(task.labels),
         resamples=settings.bootstrap,
         level=settings.confidence_level,
-        rng=seeded(settings, baseline[0]),
-    ).metrics
-    return Curve(
-        points=points,
-        baseline=baseline[0],
-        baseline_metrics=metrics,
-        against_baseline=with_verdicts(against, settings.alpha),
+        rng=seeded(settings, name),
     )
+    places: list[Pair] = [(place, name) for place in stacks]
+    against = _judged(places, codes, {**stacks, name: line}, task, settings)
+    update = {"baseline": name, "baseline_metrics": group.metrics, "against_baseline": against}
+    return curve.model_copy(update=update)
+
+
+def _recipes(runs: Sequence[CurveRun], stacks: Stacks) -> list[Pair]:
+    """Every two recipes of the same size, the first one of the config first."""
+    order = dict.fromkeys(run.recipe for run in runs)
+    sizes = sorted({run.fraction for run in runs})
+    return [
+        ((one, size), (two, size))
+        for size in sizes
+        for one, two in combinations(order, 2)
+        if (one, size) in stacks and (two, size) in stacks
+    ]
+
+
+def _judged(
+    pairs: Sequence[Pair],
+    gold: Codes,
+    stacks: Stacks,
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+) -> list[GroupComparison]:
+    """The pairs with verdicts, p values corrected over all of them."""
+    found = [
+        compare_groups(
+            (_place_name(one), _place_name(two)),
+            gold,
+            stacks[one],
+            stacks[two],
+            len(task.labels),
+            resamples=settings.bootstrap,
+            level=settings.confidence_level,
+            rng=seeded(settings, _place_name(one), _place_name(two)),
+            least_p=settings.alpha / len(pairs),
+        )
+        for one, two in pairs
+    ]
+    return with_verdicts(found, settings.alpha)
+
+
+def _place_name(place: Place) -> str:
+    return place if isinstance(place, str) else f"{place[0]} at {place[1]:.0%}"
 
 
 def _check(places: dict[tuple[str, float], list[CurveRun]]) -> None:

@@ -18,7 +18,7 @@ from common.evaluation.comparison import Comparison, Curve
 from common.evaluation.evaluate import AGREEMENT, parts_in_order
 from common.evaluation.formats import tick_money
 from common.evaluation.verdicts import display_name
-from common.records import EvaluationReport, Interval
+from common.records import EvaluationReport, Interval, SystemCard
 
 
 def _percent(share: float) -> str:
@@ -51,12 +51,16 @@ def figures_of(comparison: Comparison) -> list[Figure]:
 
 
 def cost_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
-    """Accuracy against dollars per 1,000 texts, on a log axis."""
+    """Accuracy against dollars per 1,000 texts (seconds, where no prices are known), log axis."""
     priced = [(i, r, r.system.usd_per_1000) for i, r in enumerate(systems)]
     known = [(i, r, usd) for i, r, usd in priced if usd]
+    title, axis, form = "Cost and accuracy", "US dollars per 1,000 texts", tick_money
+    if len(known) < 2:
+        known = [(i, r, cost) for i, r in enumerate(systems) if (cost := _seconds(r.system))]
+        title, axis, form = "Time and accuracy", "seconds per 1,000 texts", "{:,g}".format
     if len(known) < 2:
         return None
-    costs = [usd for _, _, usd in known]
+    costs = [cost for _, _, cost in known]
     spans = [v for _, r, _ in known for v in _bounds(r.metrics["accuracy"])]
     frame = Frame.of((min(costs) / 2.5, max(costs) * 2.5), padded(spans), log_x=True)
     marks = []
@@ -66,14 +70,24 @@ def cost_figure(systems: Sequence[EvaluationReport]) -> Figure | None:
         marks.append(whisker(x, frame.y.at(accuracy.low), frame.y.at(accuracy.high), i))
         marks.append(marker(x, frame.y.at(accuracy.value), i, tip=display_name(report.system)))
     svg = drawing(
-        "Accuracy against cost",
+        title,
         frame,
-        ("US dollars per 1,000 texts", "accuracy"),
+        (axis, "accuracy"),
         *marks,
-        x_format=tick_money,
+        x_format=form,
         y_format=SHARE,
     )
-    return Figure("Cost and accuracy", "Up and to the left is better. Bars are intervals.", svg)
+    told = "Up and to the left is better. Bars are intervals."
+    if form is not tick_money:
+        told += " Machine time: evaluation.usd_per_hour makes it dollars."
+    return Figure(title, told, svg)
+
+
+def _seconds(card: SystemCard) -> float | None:
+    """Measured seconds per 1,000 texts, in batches."""
+    if not card.predict_texts or not card.predict_seconds:
+        return None
+    return 1000 * card.predict_seconds / card.predict_texts
 
 
 def agreement_figure(systems: Sequence[EvaluationReport]) -> Figure | None:

@@ -83,6 +83,7 @@ def compare_files(
     settings: EvaluationConfig,
     *,
     context: ReportContext,
+    near_duplicates: Collection[str] = (),
 ) -> Comparison:
     """`compare_systems` on Parquet files; per-text scores are those of the probabilities."""
     names = task.label_names
@@ -98,7 +99,10 @@ def compare_files(
             scores["gold_probability"] = probabilities[np.arange(len(codes)), codes]
         answers.append(Answers(report.system.name, labels, scores))
     texts = _texts(systems, gold, orders, answers, task, settings.browse_rows, context)
-    return compare_codes(reports, codes, answers, task, settings, context=context, texts=texts)
+    parts = text_parts(ids.to_pylist(), _agreement(gold), near_duplicates)
+    return compare_codes(
+        reports, codes, answers, task, settings, context=context, texts=texts, parts=parts
+    )
 
 
 def without_rows(path: Path, column: str, ids: Collection[str], target: Path) -> Path:

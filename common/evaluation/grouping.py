@@ -14,6 +14,8 @@ from common.evaluation.seeds import compare_groups, seed_group
 from common.evaluation.verdicts import display_name, group_sentence, headline
 from common.records import EvaluationReport
 
+PRIMARY, SECONDARY = "primary", "secondary"  # families: with the reference, and all others
+
 
 def compare_seed_groups(
     reports: Sequence[EvaluationReport],
@@ -21,10 +23,12 @@ def compare_seed_groups(
     answers: Sequence[Answers],
     labels: int,
     settings: EvaluationConfig,
+    reference: str,
 ) -> tuple[list[SeedGroup], list[GroupComparison]]:
     """
     The groups (by `system.group`; a system without one stands alone) and every pair of them.
 
+    The pairs of the `reference`'s group are the primary family, those of the others the secondary.
     Both empty where no group has two runs: then there is no hierarchy to speak of.
     """
     members: dict[str, list[int]] = {}
@@ -49,6 +53,12 @@ def compare_seed_groups(
         )
         for name, places in members.items()
     ]
+    own = next(g.name for g in groups if reference in g.systems)
+    others = [name for name in members if name != own]
+    families = {
+        PRIMARY: [(own, other) for other in others],
+        SECONDARY: [*combinations(others, 2)],
+    }
     pairs = [
         compare_groups(
             (one, two),
@@ -59,10 +69,16 @@ def compare_seed_groups(
             resamples=settings.bootstrap,
             level=settings.confidence_level,
             rng=seeded(settings, one, two),
-        )
-        for one, two in combinations(members, 2)
+            least_p=settings.alpha / len(family),
+        ).model_copy(update={"family": name})
+        for name, family in families.items()
+        for one, two in family
     ]
-    return groups, with_verdicts(pairs, settings.alpha)
+    return groups, [
+        judged
+        for name in families
+        for judged in with_verdicts([p for p in pairs if p.family == name], settings.alpha)
+    ]
 
 
 def group_headline(

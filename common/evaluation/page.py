@@ -16,7 +16,7 @@ from common.evaluation.comparison import BrowseAnswer, BrowseText, Comparison
 from common.evaluation.figures import curve_figures, figures_of
 from common.evaluation.grouping import group_of
 from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
-from common.evaluation.remarks import measured_on, teacher_remarks
+from common.evaluation.remarks import WITHOUT_ENCODER, measured_on, teacher_remarks
 from common.evaluation.table import METRIC_COLUMNS, parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
@@ -36,6 +36,7 @@ SCORE_TITLES = {
     "label_agreement": "Agrees with its label",
     "words": "Words",
     "gold_probability": "Probability of the gold label",
+    "negative_log_loss": "Log loss (negative)",
     "negative_brier": "Brier score (negative)",
 }
 METRIC_TITLES = {**METRIC_COLUMNS, **MORE_METRICS}
@@ -60,6 +61,7 @@ def render_html(comparison: Comparison) -> str:
         by_name={r.system.name: key_sign(i) for i, r in enumerate(comparison.systems)},
         signs=[key_sign(i) for i in range(len(comparison.systems) + 1)],
         strips=_strips(comparison),
+        without_encoder=WITHOUT_ENCODER,
         remarks=[measured_on(comparison), *teacher_remarks(comparison)],
         leads=leads,
         forest=forest(leads),
@@ -73,6 +75,7 @@ def render_html(comparison: Comparison) -> str:
         config=_as_yaml(comparison.context.config),
         facts_of={name: flat_facts(getattr(comparison.context, name)) for name in _FACTS},
         scores=_score_names(comparison),
+        unmet={name: _unmet(comparison, name) for name in ("t_test", "wilcoxon")},
         data=data,
         shown=shown,
     )
@@ -117,6 +120,13 @@ def _curve_names(comparison: Comparison) -> list[str]:
 def _score_names(comparison: Comparison) -> list[str]:
     having = {name for report in comparison.systems for name in report.rationales}
     return [name for name in SCORE_TITLES if name in having]
+
+
+def _unmet(comparison: Comparison, name: str) -> str:
+    """ "3 of the 8 differences above"."""
+    tests = [getattr(score, name) for pair in comparison.pairs for score in pair.scores]
+    unmet = sum(not test.met for test in tests)
+    return f"{unmet or 'none'} of the {len(tests)} differences"
 
 
 def _environment() -> Environment:

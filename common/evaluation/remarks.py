@@ -7,6 +7,11 @@ from common.evaluation import formats
 from common.evaluation.comparison import Comparison
 from common.records import Interval
 
+WITHOUT_ENCODER = (
+    "Sentence similarity and BERTScore were not computed: they need an encoder "
+    "(evaluation.encoder) and the teacher's rationale of the same text."
+)
+
 
 def teacher_remarks(comparison: Comparison) -> list[str]:
     """

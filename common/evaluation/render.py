@@ -4,7 +4,8 @@ from common.evaluation import formats
 from common.evaluation.all_metrics import labels_table, metrics_table
 from common.evaluation.comparison import Comparison, PairComparison
 from common.evaluation.page import render_html
-from common.evaluation.remarks import measured_on, teacher_remarks
+from common.evaluation.rationales import ENCODED
+from common.evaluation.remarks import WITHOUT_ENCODER, measured_on, teacher_remarks
 from common.evaluation.table import parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 from common.records import EvaluationReport
@@ -121,7 +122,8 @@ def _curve(comparison: Comparison) -> str:
         ]
         for point in curve.points
     ]
-    said = "\n".join(f"- {_plain(pair.verdict)}" for pair in curve.against_baseline)
+    pairs = [*curve.between_recipes, *curve.against_baseline]
+    said = "\n".join(f"- {_plain(pair.verdict)}" for pair in pairs)
     return f"## Data efficiency\n\n{_table(headers, rows)}\n\n{said}".rstrip()
 
 
@@ -131,7 +133,8 @@ def _rationales(comparison: Comparison) -> str:
     if not names:
         return ""
     rows = [[display_name(r.system), *(_score(r, name) for name in names)] for r in having]
-    return f"## Rationales\n\n{_table(['Mean (n texts)', *names], rows)}"
+    skipped = "" if set(ENCODED) & set(names) else f"\n\n{WITHOUT_ENCODER}"
+    return f"## Rationales\n\n{_table(['Mean (n texts)', *names], rows)}{skipped}"
 
 
 def _score(report: EvaluationReport, name: str) -> str:
@@ -151,7 +154,7 @@ def _published(comparison: Comparison) -> str:
         [
             figure.system,
             ", ".join(f"{k} {v:.3f}" for k, v in figure.metrics.items()),
-            figure.source,
+            f"{figure.source} {figure.url}".strip(),
             " ".join(figure.faults),
         ]
         for figure in comparison.published

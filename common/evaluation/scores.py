@@ -7,7 +7,7 @@ import numpy as np
 from pingouin import bayesfactor_ttest
 from scipy import stats
 
-from common.evaluation.calibration import brier_scores, probability_matrix
+from common.evaluation.calibration import brier_scores, log_losses, probability_matrix
 from common.evaluation.comparison import ScoreTest, TestResult
 from common.evaluation.counts import Codes, Floats
 from common.evaluation.rationales import rationale_scores
@@ -33,14 +33,15 @@ def text_scores(
     """
     What every text has of its own, higher is better, NaN for none: shape (texts,) each.
 
-    The probability given to the gold label, the Brier score below 0, and the rationale's scores
-    (without those that need an encoder, and without its length, which is no virtue).
+    The probability given to the gold label, log loss and Brier score below 0, and the rationale's
+    scores (without those that need an encoder, and without its length, which is no virtue).
     """
     found = rationale_scores(gold, predictions, task, teacher_answers)
     found.pop("words", None)
     probabilities = probability_matrix(predictions, task.label_names)
     if not np.isnan(probabilities).all():
         found["gold_probability"] = probabilities[np.arange(len(codes)), codes]
+        found["negative_log_loss"] = -log_losses(codes, probabilities)
         found["negative_brier"] = -brier_scores(codes, probabilities)
     return found
 

@@ -111,8 +111,13 @@ def compare_groups(
     resamples: int,
     level: float,
     rng: np.random.Generator,
+    least_p: float = 0.05,
 ) -> GroupComparison:
-    """first - second, by the hierarchy; a t test over the seeds' metrics stands beside it."""
+    """
+    first - second, by the hierarchy; a t test over the seeds' metrics stands beside it.
+
+    `least_p`: below it a p value counts, corrected for the family; for `smallest_shown`.
+    """
     one, two = hierarchical_draws(gold, [first, second], labels, resamples, rng)
     draws = one - two
     point = seed_metrics(gold, first, labels).mean(0) - seed_metrics(gold, second, labels).mean(0)
@@ -122,14 +127,30 @@ def compare_groups(
         for i, metric in enumerate(METRICS)
         if metric in TESTED
     }
+    column = METRICS.index("accuracy")
     return GroupComparison(
         first=names[0],
         second=names[1],
         seeds=(len(first), len(second)),
         differences=differences,
-        bootstrap=_bootstrap_test(draws[:, METRICS.index("accuracy")], (len(first), len(second))),
+        bootstrap=_bootstrap_test(draws[:, column], (len(first), len(second))),
         seed_t_test=seed_t_test(gold, first, second, labels),
+        smallest_shown=smallest_shown_by(draws[:, column] - point[column], least_p),
     )
+
+
+def smallest_shown_by(deviations: Floats, least_p: float) -> float | None:
+    """
+    The least difference whose bootstrap p lies below `least_p`, in either direction.
+
+    `deviations` (resamples,): the draws less the observed difference. Where the observed one is
+    not shown it is no larger than this. None where no difference could have so small a p.
+    """
+    beyond = int(np.ceil(least_p * (1 + len(deviations)) / 2)) - 2  # draws on the far side of 0
+    if beyond < 0:
+        return None
+    ordered = np.sort(deviations)
+    return float(max(-ordered[beyond], ordered[-1 - beyond]))
 
 
 def _bootstrap_test(draws: Floats, sizes: tuple[int, int]) -> TestResult:

@@ -105,7 +105,7 @@ def table_of(comparison: Comparison) -> tuple[list[str], list[Row]]:
 
 def parts_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Accuracy with its interval on each part of the texts."""
-    systems = comparison.systems
+    systems = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
     names = parts_in_order({name for report in systems for name in report.subsets})
     if not names:
         return [], []

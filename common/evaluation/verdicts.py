@@ -59,8 +59,10 @@ def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
     over = f"{seeds}, bootstrap {p_value(p)} after Holm"
     first, second = pair.first, pair.second
     if p >= alpha or gap.low <= 0 <= gap.high:
-        said = f"{first} against {second}: no difference shown ({signed_points(gap)} {over})."
-        return "not_shown", said
+        said = f"{first} against {second}: no difference shown ({signed_points(gap)} {over})"
+        blind = pair.smallest_shown is not None and p >= alpha
+        under = f"; under {100 * (pair.smallest_shown or 0):.1f} points could not be seen"
+        return "not_shown", said + (under if blind else "") + "."
     outcome: Outcome = "first_ahead" if gap.value > 0 else "second_ahead"
     if outcome == "second_ahead":
         first, second, gap = second, first, reversed_interval(gap)

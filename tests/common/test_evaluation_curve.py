@@ -98,3 +98,28 @@ def test_a_curve_stands_on_the_page_and_in_every_format() -> None:
     assert curve.against_baseline[0].verdict in render_html(whole)
     assert "## Data efficiency" in render_markdown(whole)
     assert Comparison.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_recipes_are_compared_at_every_size_the_first_of_the_config_first() -> None:
+    others = [
+        CurveRun("labels only", size, size / 800, seed, said(accuracy, seed + size + 50))
+        for size, accuracy in ((100, 0.9), (800, 0.95))
+        for seed in (1, 2, 3)
+    ]
+    curve = curve_of([*runs(), *others], GOLD, TASK, QUICK)
+
+    small, large = curve.between_recipes
+    assert (small.first, small.second) == ("step by step at 12%", "labels only at 12%")
+    assert (small.outcome, large.outcome) == ("second_ahead", "not_shown")
+    assert large.bootstrap.p_bonferroni == pytest.approx(min(1, 2 * large.bootstrap.p))
+    blind = large.smallest_shown or 0
+    assert f"under {100 * blind:.1f} points could not be seen" in large.verdict
+    gap = large.differences["accuracy"].value
+    assert abs(gap) <= blind
+
+
+def test_a_size_that_one_recipe_alone_has_is_not_compared() -> None:
+    other = CurveRun("labels only", 100, 100 / 800, 1, said(0.9, 3))
+    curve = curve_of([*runs(), other], GOLD, TASK, QUICK)
+    assert [pair.second for pair in curve.between_recipes] == ["labels only at 12%"]
+    assert not curve.against_baseline

@@ -16,10 +16,12 @@ from common.evaluation.compare import compare_systems
 from common.evaluation.comparison import Comparison, Judged, ReportContext
 from common.evaluation.counts import METRICS
 from common.evaluation.evaluate import evaluate_system
+from common.evaluation.figures import cost_figure
 from common.evaluation.files import JudgedFile, compare_files, evaluate_file
 from common.evaluation.page import flat_facts
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.render import render_html, render_markdown, terminal_rows
+from common.evaluation.same_answers import each_once
 from common.evaluation.verdicts import p_value
 from common.records import EvaluationReport, Example, Prediction, Subset, SystemCard, TeacherAnswer
 from common.task import TaskDefinition, load_task
@@ -544,3 +546,152 @@ def test_every_metric_has_its_paired_tests_corrected_over_the_family() -> None:
 
 def test_missing_encoder_scores_are_skipped_with_a_word() -> None:
     assert "Sentence similarity and BERTScore were not computed" in render_html(comparison())
+
+
+def test_the_constant_answer_is_judged_on_every_part_too() -> None:
+    gold = [
+        e.model_copy(update={"label": TASK.label_names[0]}) if i % 2 else e
+        for i, e in enumerate(examples(60))
+    ]
+    near = {e.id for e in gold[:6]}
+    systems = [
+        Judged(
+            evaluate_system(
+                card, gold, said, TASK, QUICK, "toy set", "d" * 64, near_duplicates=near
+            ),
+            said,
+        )
+        for i, (card, accuracy) in enumerate(cards())
+        if (said := answers(gold, accuracy, i))
+    ]
+    found = compare_systems(
+        systems, gold, TASK, QUICK, context=ReportContext(), near_duplicates=near
+    )
+
+    assert found.constant is not None
+    right = {name: part.metrics["accuracy"].value for name, part in found.constant.subsets.items()}
+    share = sum(e.label == TASK.label_names[0] for e in gold[6:]) / 54
+    assert right["agreement_100"] == 1.0
+    assert right["without_near_duplicates"] == pytest.approx(share)
+    row = render_markdown(found).split("## Parts of the texts")[1].split("always")[1].split("|")
+    assert row[1].strip().startswith("0.")
+
+
+def test_every_test_says_what_it_assumes_and_where_that_is_not_met() -> None:
+    found = comparison()
+    page = Page(render_html(found)).text
+
+    scores = [score for pair in found.pairs for score in pair.scores]
+    unmet = sum(not score.t_test.met for score in scores)
+    assert unmet
+    assert scores[0].wilcoxon.assumes in page
+    assert scores[0].t_test.assumes in page
+    assert f"Not met by {unmet} of the {len(scores)} differences" in page
+    rough = next(score.t_test for score in scores if not score.t_test.met)
+    assert f"assumption not met: {rough.note}" in page
+    assert f"raw {p_value(rough.p)}" in page
+
+
+def test_the_difference_found_four_times_in_five_stands_beside_each_pair() -> None:
+    found = comparison()
+    page = Page(render_html(found)).text
+    assert "Found 4 times in 5 from" in page
+    assert all(f"{100 * pair.detectable:.1f} points" in page for pair in found.pairs)
+
+
+def test_without_prices_accuracy_is_drawn_against_machine_time() -> None:
+    gold = examples()
+    systems = [
+        judged(
+            gold,
+            SystemCard(name=n, role="student", title=n, predict_texts=500, predict_seconds=s),
+            0.8,
+        ).report
+        for n, s in (("slow", 50.0), ("fast", 2.0))
+    ]
+    figure = cost_figure(systems)
+    assert figure is not None
+    assert (figure.title, figure.svg.count('class="dot')) == ("Time and accuracy", 2)
+    assert "seconds per 1,000 texts" in figure.svg
+    assert cost_figure(systems[:1]) is None
+    priced = [r.model_copy(update={"system": r.system.model_copy(update={"usd_per_1000": 0.1})})
+              for r in systems]  # fmt: skip
+    dearer = cost_figure(priced)
+    assert dearer is not None
+    assert "US dollars per 1,000 texts" in dearer.svg
+
+
+def test_log_loss_is_compared_text_by_text() -> None:
+    found = comparison()
+    pair = found.pairs[0]
+    first, second = (
+        next(r for r in found.systems if r.system.name == name)
+        for name in (pair.first, pair.second)
+    )
+    assert first.probability
+    assert second.probability
+    test = next(score for score in pair.scores if score.score == "negative_log_loss")
+    gap = second.probability.log_loss.value - first.probability.log_loss.value
+    assert test.interval.value == pytest.approx(gap)
+
+
+def seeded_systems(gold: list[Example]) -> list[Judged]:
+    """Two recipes with two seeds each, and a baseline without seeds that both runs have."""
+    found = []
+    for group, accuracy in (("step by step", 0.9), ("label only", 0.5)):
+        for seed in (1, 2):
+            card = SystemCard(
+                name=f"run{seed}/{group}", role="student", title=group, group=group, seed=seed
+            )
+            found.append(judged(gold, card, accuracy, seed + int(100 * accuracy)))
+    for run in (1, 2):
+        card = SystemCard(name=f"run{run}/tfidf", role="baseline", title="TF-IDF")
+        found.append(judged(gold, card, 0.7, 5))
+    return found
+
+
+def test_a_baseline_that_several_runs_have_stands_once() -> None:
+    systems = seeded_systems(examples(60))
+    kept, notes = each_once(systems)
+    assert [s.report.system.name for s in kept] == [s.report.system.name for s in systems[:-1]]
+    assert notes == ["run2/tfidf: the same recipe and the same answers as run1/tfidf, listed once."]
+
+
+def test_the_same_seed_trained_twice_is_no_second_seed() -> None:
+    systems = seeded_systems(examples(60))
+    card = systems[0].report.system.model_copy(update={"name": "run9/step by step"})
+    again = Judged(systems[0].report.model_copy(update={"system": card}), systems[0].predictions)
+    assert each_once([*systems[:4], again])[0] == systems[:4]
+
+
+def test_other_answers_or_another_recipe_keep_a_system() -> None:
+    systems = seeded_systems(examples(60))
+    other = systems[-1].predictions[0].model_copy(update={"label": None})
+    changed = Judged(systems[-1].report, [other, *systems[-1].predictions[1:]])
+    renamed = systems[-1].report.system.model_copy(update={"title": "TF-IDF (gold labels)"})
+    retitled = Judged(
+        systems[-1].report.model_copy(update={"system": renamed}), systems[-1].predictions
+    )
+    for last in (changed, retitled):
+        kept, notes = each_once([*systems[:-1], last])
+        assert (len(kept), notes) == (6, [])
+
+
+def test_recipes_over_seeds_are_corrected_within_their_family() -> None:
+    gold = examples(120)
+    systems, _ = each_once(seeded_systems(gold))
+    found = compare_systems(systems, gold, TASK, QUICK, context=ReportContext())
+
+    families = [(p.first, p.second, p.family) for p in found.group_pairs]
+    assert families == [
+        ("step by step", "label only", "primary"),
+        ("step by step", "TF-IDF", "primary"),
+        ("label only", "TF-IDF", "secondary"),
+    ]
+    first, _, last = found.group_pairs
+    assert first.bootstrap.p_bonferroni == pytest.approx(min(1, 2 * first.bootstrap.p))
+    assert last.bootstrap.p_bonferroni == pytest.approx(last.bootstrap.p)
+    assert found.verdicts == [p.verdict for p in found.group_pairs[:2]]
+    page = Page(render_html(found)).text
+    assert "Family: 2 comparison(s) with the reference's recipe" in page
+    assert "Family: 1 comparison(s) between all other recipes" in page

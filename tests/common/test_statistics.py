@@ -38,7 +38,13 @@ from common.evaluation.scores import (
     effect_word,
     paired_tests,
 )
-from common.evaluation.seeds import compare_groups, hierarchical_draws, seed_group, seed_t_test
+from common.evaluation.seeds import (
+    compare_groups,
+    hierarchical_draws,
+    seed_group,
+    seed_t_test,
+    smallest_shown_by,
+)
 from common.evaluation.verdicts import outcome_of, sentence
 
 QUICK = EvaluationConfig(bootstrap=1000)
@@ -512,3 +518,24 @@ def test_the_number_of_systems_moves_no_others_numbers() -> None:
     )
 
     assert first == again
+
+
+@pytest.mark.parametrize("least_p", [0.05, 0.05 / 6])
+def test_the_smallest_difference_over_seeds_is_where_the_bootstrap_begins_to_show(
+    least_p: float,
+) -> None:
+    draws = np.random.default_rng(31).normal(0, 0.01, 999)
+    least = smallest_shown_by(draws, least_p)
+    assert least is not None
+
+    def p(difference: float) -> float:
+        moved = draws + difference
+        return float(2 * min(1 + (moved <= 0).sum(), 1 + (moved >= 0).sum()) / (1 + len(draws)))
+
+    tiny = 1e-9
+    assert max(p(least + tiny), p(-least - tiny)) < least_p
+    assert max(p(least - tiny), p(tiny - least)) >= least_p
+
+
+def test_too_few_resamples_to_show_anything_say_so() -> None:
+    assert smallest_shown_by(np.zeros(99), 0.05 / 10) is None
