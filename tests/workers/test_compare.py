@@ -125,6 +125,22 @@ def test_runs_with_different_test_texts_share_what_they_have_in_common(made: Mak
     assert all(text.answers[place].label == by_text[text.text] for text in comparison.texts)
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_runs_on_different_parts_of_the_training_data_are_compared_on_their_own_test_part(
+    made: MakeRun, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(comparing, "LARGE", 10)
+    rows = sentences(range(12), "train") + sentences(range(20, 29), "test")
+    whole = made("whole", rows)
+    half = made("half", rows, train_fraction=0.5)
+
+    comparison = compare_runs([whole, half])
+
+    assert comparison.n == 27
+    assert {r.n for r in comparison.systems} == {27}
+
+
 def test_runs_without_a_common_text_are_refused(made: MakeRun) -> None:
     one = made("one", sentences(range(9), "train") + sentences(range(20, 24), "test"))
     two = made("two", sentences(range(9), "train") + sentences(range(30, 34), "test"))
