@@ -188,6 +188,7 @@ class Client(threading.Thread):
         self.jobs: dict[str, str] = {}
         self.ends: dict[str, dict[str, Any]] = {}
         self.retries: Counter[str] = Counter()
+        self.unexplained: list[str] = []
         self.fault: BaseException | None = None
 
     def run(self) -> None:
@@ -256,6 +257,9 @@ class Client(threading.Thread):
                 if error.code < 500 and error.code not in (409, 429):
                     raise RuntimeError(f"{path}: {error.code} {told}") from error
                 self.retries[str(error.code)] += 1
+                if error.code >= 500 and error.code != 503:
+                    self.unexplained.append(f"{path}: {error.code} {told}")
+                    say(self.unexplained[-1])
             except (OSError, ValueError) as error:
                 self.retries[type(error).__name__] += 1
             time.sleep(0.3)
@@ -339,6 +343,7 @@ def judged(site: Site, clients: list[Client]) -> tuple[dict[str, Any], list[str]
     from common.data.store import read_answers
 
     wrong = [f"client {c.name}: {c.fault!r}" for c in clients if c.fault]
+    wrong += [line for client in clients for line in client.unexplained]
     states: Counter[str] = Counter()
     for client in clients:
         wrong += [f"{job} never ended" for job in client.jobs.keys() - client.ends.keys()]

@@ -15,7 +15,7 @@ from common.config.teacher import Pace
 from teacher.base import Question
 from teacher.limits import PAUSE_WITHOUT_HINT, advance
 from teacher.loops import off_loop
-from teacher.pace_state import Grant, PaceState, Report
+from teacher.pace_state import PACE_KEY, Grant, PaceState, Report
 from teacher.patience import patiently
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RedisPaceStore:
 
     def __init__(self, client: "redis.Redis", name: str, pace: Pace):
         self._pace = pace
-        self._key = f"finstill:pace:{name}"
+        self._key = PACE_KEY + name
         self._swap = client.register_script(_SWAP)
 
     def exchange(self, report: Report) -> Grant:

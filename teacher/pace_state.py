@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from common.config.teacher import Pace
 
+PACE_KEY = "finstill:pace:"  # and the service's name: where Redis keeps its shared state
 FIRST_LIMIT = 48
 FIRST_PROBE_SECONDS = 15.0
 FIRST_REGAIN_SECONDS = 0.5

@@ -15,11 +15,12 @@ from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run
 from workers.services import Settings, connect
 from workers.stack import ensure_stack, running_stack, stop_stack
+from workers.store import store_of
 
 if TYPE_CHECKING:
     import redis
 
-    from workers.execution import Desk
+    from workers.desk import Desk
 
 
 class Client:
@@ -57,11 +58,13 @@ class Client:
         """Call `show` with every change of the job until it ends."""
         last: Job | None = None
         while True:
-            job = self.jobs.get(job_id)
+            job = self.jobs.with_pace(self.jobs.get(job_id))
             if job != last:
                 show(job)
                 last = job
             if job.ended:
+                if store := store_of(self.settings.store, self.settings.runs):
+                    store.fetch(job_id)
                 return job
             time.sleep(poll_seconds)
 
@@ -77,7 +80,7 @@ class Client:
     @cached_property
     def _desk(self) -> "Desk":
         from workers.celery_app import app
-        from workers.execution import Desk
+        from workers.desk import Desk
         from workers.tasks import send
 
         connection = app.connection_for_write(self.settings.broker_url)

@@ -5,36 +5,25 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from common.config import RunConfig
 from common.config.teacher import ClaudeTeacher
-from common.errors import FinstillError, JobCancelled, JobPaused
+from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError
 from common.task import load_task
 from workers.corrections import Corrections
+from workers.desk import Desk
 from workers.graph import Stage, fingerprint, is_done, ready_stages, stages_of, stages_until
-from workers.jobs import Fault, Jobs, StageRecord, State
+from workers.jobs import Fault, StageRecord, State
 from workers.leases import Lease
 from workers.run_directory import RunDirectory, open_run, read_json
 from workers.services import Settings
 from workers.stages import run_stage
 from workers.stages.context import StageContext
 
-if TYPE_CHECKING:
-    import redis
-
 logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
-
-
-class Send(Protocol):
-    """Puts a task on its queue, to be delivered after `countdown` seconds at the earliest."""
-
-    def __call__(
-        self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0
-    ) -> None: ...
 
 
 class _CallAgain(Exception):
@@ -45,29 +34,17 @@ class _CallAgain(Exception):
         self.seconds = seconds
 
 
-@dataclass(frozen=True)
-class Desk:
-    """Where a worker works: settings, Redis, and how it sends a task (stage, run id, chunk)."""
-
-    settings: Settings
-    redis: "redis.Redis"
-    send: Send
-
-    @property
-    def jobs(self) -> Jobs:
-        """The job records."""
-        return Jobs(self.redis)
-
-
 def submit(desk: Desk, run: RunDirectory, config: RunConfig, until: str = "report") -> None:
     """
     Put a run on the queue up to `until`; stages whose outputs exist are taken as done.
 
     A run that is not at work goes by the corrections made until now.
     """
+    desk.fetch(run.run_id)
     if not any(not job.ended for job in desk.jobs.many([run.run_id])):
         corrections = Corrections(desk.settings.runs / ".corrections")
         corrections.pin(run, config.task, load_task(config.task).label_names)
+    desk.send_outputs(run.run_id)
     records = [
         StageRecord(
             name=stage.name,
@@ -132,6 +109,16 @@ def execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None = None) 
 
     A failure is recorded in the job, never raised: the broker has nothing to do with it.
     """
+    try:
+        return _execute(desk, run_id, stage_name, chunk)
+    except ServiceError as error:  # the store of runs
+        stage = Stage(stage_name, "label", (), stage_name)
+        _fail(desk, run_id, stage, error, State.FAILED)
+        return True
+
+
+def _execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None) -> bool:
+    desk.fetch(run_id)
     run, config = open_run(desk.settings.runs, run_id)
     stage = stages_of(config)[stage_name]
     if is_done(run, config, stage_name):
@@ -195,8 +182,11 @@ def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> b
 
     label_chunk(context, chunk)
     run = context.run
-    finished = desk.jobs.finish_chunk(run.run_id, chunk)
-    return finished >= chunk_count(run, context.config) and all_chunks_done(context)
+    desk.send_outputs(run.run_id)
+    if desk.jobs.finish_chunk(run.run_id, chunk) < chunk_count(run, context.config):
+        return False
+    desk.fetch(run.run_id)
+    return all_chunks_done(context)
 
 
 def _look_again(desk: Desk, run_id: str, stage: Stage, seconds: float) -> None:
@@ -250,6 +240,9 @@ def _context(
 
 
 def _finish(desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage) -> None:
+    """Sent before others' are fetched: of two that finish at once, the later one sees both."""
+    desk.send_outputs(run.run_id)
+    desk.fetch(run.run_id)
     record = desk.jobs.stage(run.run_id, stage.name)
     if record and record.state is not State.DONE:
         whole = max(record.total, record.done)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from common.errors import InputError
 from common.records import Record
+from teacher.pace_state import PACE_KEY
 
 if TYPE_CHECKING:
     import redis
@@ -106,8 +107,11 @@ class Jobs:
         pipe.execute()
 
     def get(self, job_id: str) -> Job:
-        """One job by its id or a unique beginning of it. Raises InputError."""
-        job = self.many([self._resolve(job_id)])[0]
+        """One job by its id or a unique beginning of it, without its pace. Raises InputError."""
+        return self.many([self._resolve(job_id)])[0]
+
+    def with_pace(self, job: Job) -> Job:
+        """The same, with how fast the services it asks are asked now."""
         return job if job.ended else job.model_copy(update={"pace": self._pace(job.id)})
 
     def note_service(self, job_id: str, name: str) -> None:
@@ -117,7 +121,7 @@ class Jobs:
     def _pace(self, job_id: str) -> dict[str, float]:
         members = cast(set[bytes], self._redis.smembers(f"{_key(job_id)}:services"))
         names = sorted(name.decode() for name in members)
-        found = self._redis.mget([f"finstill:pace:{name}" for name in names]) if names else []
+        found = self._redis.mget([PACE_KEY + name for name in names]) if names else []
         states = zip(names, cast(list[bytes | None], found), strict=True)
         return {name: float(json.loads(raw)["limit"]) for name, raw in states if raw}
 

@@ -18,6 +18,7 @@ class Settings:
 
     `redis_url` None: an embedded server is used. `visibility_seconds`: after how long an
     unacknowledged task is offered again; `lease_seconds`: how long a silent worker keeps its task.
+    `store`: where hosts without a common runs folder mirror their runs, as fsspec spells it;
     `parent`: the process that started this worker and without which it must not go on.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     anthropic_base_url: str | None = None
     vllm_base_url: str | None = None
     vllm_api_key: str | None = None
+    store: str | None = None
     parent: int | None = None
 
     def __repr__(self) -> str:
@@ -57,6 +59,7 @@ def settings_from_environment() -> Settings:
         anthropic_base_url=env.get("ANTHROPIC_BASE_URL") or None,
         vllm_base_url=env.get("VLLM_BASE_URL") or None,
         vllm_api_key=env.get("VLLM_API_KEY") or None,
+        store=env.get("FINSTILL_STORE") or None,
         parent=int(env["FINSTILL_PARENT"]) if env.get("FINSTILL_PARENT") else None,
     )
 

@@ -9,7 +9,8 @@ from celery.utils.log import get_task_logger
 
 from common.errors import FinstillError
 from workers.celery_app import app, settings
-from workers.execution import Desk, execute
+from workers.desk import Desk
+from workers.execution import execute
 from workers.graph import Stage
 from workers.services import connect
 

@@ -10,7 +10,8 @@ import redis
 from common.config import RunConfig, load_config
 from common.errors import ConfigError
 from common.task import CONFIGS
-from workers.execution import Desk, execute, submit
+from workers.desk import Desk
+from workers.execution import execute, submit
 from workers.graph import Stage, fingerprint, stages_of
 from workers.jobs import State
 from workers.run_directory import create_run

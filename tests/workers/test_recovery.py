@@ -1,27 +1,22 @@
 """Real worker processes on a real Redis: the job ends right, whoever is killed on the way."""
 
 import hashlib
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.config import RunConfig, load_config
-from common.task import CONFIGS, PROJECT_ROOT
+from common.task import CONFIGS
+from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
-from workers.embedded_redis import EmbeddedRedis
 from workers.jobs import Job, State
 from workers.pipeline import LocalRun
 from workers.registry import living_workers
-from workers.services import Settings, settings_from_environment
-from workers.stack import child_environment
+from workers.services import Settings
 
 pytestmark = pytest.mark.services
 
@@ -40,57 +35,10 @@ QUICK = [
 ]
 
 
-class Workers:
-    """Worker processes of this test, started and killed as it likes."""
-
-    def __init__(self, settings: Settings, folder: Path):
-        self._folder = folder
-        self._environment = {
-            **child_environment(settings),
-            "FINSTILL_PARENT": "",
-            "FINSTILL_VISIBILITY_SECONDS": "3",
-            "FINSTILL_LEASE_SECONDS": "2",
-        }
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, queues: str) -> subprocess.Popen[bytes]:
-        log = (self._folder / f"{queues}-{len(self._running)}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers", "worker", "--queues", queues],
-            cwd=PROJECT_ROOT,
-            env=self._environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
-        self._running.append(process)
-        return process
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def stop_all(self) -> None:
-        for process in self._running:
-            if process.poll() is None:
-                self.kill(process)
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    server = EmbeddedRedis(tmp_path / "redis")
-    server.start()
-    environment = settings_from_environment()
-    yield replace(
-        environment,
-        redis_url=server.url,
-        runs=tmp_path / "runs",
-        state=tmp_path,
-        threads=1,
-        lease_seconds=2.0,
-    )
-    server.stop()
+    with own_redis(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
@@ -108,13 +56,6 @@ def quick_config(*overrides: str) -> RunConfig:
 
 def wait_for_workers(client: Client, count: int) -> None:
     wait_until(lambda: len(living_workers(client.redis)) >= count, "workers are up")
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.05)
 
 
 def training_step(client: Client, run_id: str) -> int:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from common import __version__
 from workers.api import jobs_desk, problems
+from workers.api.following import Follower
 from workers.api.guard import Guard
 from workers.api.metrics import Metrics
 from workers.api.routes import datasets, jobs, runs, system
@@ -43,6 +44,7 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
             await to_thread.run_sync(jobs_desk.send_unsent, services)
         except RedisError as error:
             logger.warning("jobs that a killed server left unsent were not looked for: %s", error)
+        Follower(services, app.state.stopping).start()
         yield
         app.state.stopping.set()
         await services.close()

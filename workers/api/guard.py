@@ -1,5 +1,6 @@
 """What stands before every route: host, size and form of the request; headers of the response."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -51,11 +52,12 @@ class Guard:
             return
         begun, headers = time.perf_counter(), Headers(scope=scope)
         scope["finstill.request_id"] = _request_id(headers)
-        status = 500
+        status, answering = 500, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answering
             if message["type"] == "http.response.start":
+                answering = True
                 status = message["status"]
                 _add_headers(message, scope["finstill.request_id"])
             await send(message)
@@ -65,6 +67,10 @@ class Guard:
             await self._app(scope, receive, answer)
         except Problem as problem:
             await _refuse(problem, scope, receive, answer)
+        except asyncio.CancelledError:  # the server stops and has waited for this long enough
+            if answering:
+                raise
+            await _refuse(_stopping(), scope, receive, answer)
         finally:
             self._observe(scope, status, time.perf_counter() - begun)
 
@@ -104,6 +110,11 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
                 return bytes(body)
     assert limit.cancelled_caught
     raise Problem(400, f"the body did not arrive within {BODY_SECONDS:.0f} s.", slug="slow-body")
+
+
+def _stopping() -> Problem:
+    told = "the server is stopping and did not finish this; send it again."
+    return Problem(503, told, slug="stopping", headers={"Retry-After": "2"})
 
 
 def _too_large() -> Problem:

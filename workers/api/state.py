@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-    from workers.execution import Desk
+    from workers.desk import Desk
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Services:
     def desk(self) -> "Iterator[Desk]":
         """A way to the queue for one thread: kombu's connections are not to be shared."""
         from workers.celery_app import app
-        from workers.execution import Desk
+        from workers.desk import Desk
         from workers.tasks import send
 
         with app.connection_for_write(self.settings.broker_url) as connection:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
+from teacher.pace_state import PACE_KEY
 from workers.api.models import CacheStats, TeacherList, TeacherView
 from workers.api.state import Services
 from workers.graph import QUEUES
@@ -11,7 +12,6 @@ from workers.jobs import Job
 from workers.registry import WorkerRecord, living_workers
 
 ANSWERS = "finstill:a:*"
-PACE = "finstill:pace:"
 BROKER_PREFIX = "finstill:celery:"
 _JOBS = 500
 _MOST_KEYS = 2_000_000
@@ -71,10 +71,10 @@ def count_keys(services: Services, pattern: str) -> int:
 def teachers(services: Services) -> TeacherList:
     """Each service's shared pace as the workers keep it."""
     items = []
-    for key in sorted(services.redis.scan_iter(match=PACE + "*", count=10_000)):
+    for key in sorted(services.redis.scan_iter(match=PACE_KEY + "*", count=10_000)):
         raw = cast("bytes | None", services.redis.get(key))
         if raw:
-            name = services.scrub(key.decode().removeprefix(PACE))
+            name = services.scrub(key.decode().removeprefix(PACE_KEY))
             items.append(TeacherView(name=name, state=_pace(json.loads(raw))))
     return TeacherList(items=items, usd=round(totals(services.jobs.all(_JOBS)).usd, 6))
 

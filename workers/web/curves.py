@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 52, 26, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 190, 58, 28, 12
 _PANELS = {
     "Loss": ("loss", "label_loss", "rationale_loss"),
     "Validation": ("accuracy", "macro_f1"),

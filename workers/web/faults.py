@@ -17,7 +17,7 @@ def is_page(request: Request) -> bool:
 def page_of(request: Request, problem: Problem) -> Response:
     """A problem in words."""
     title = TITLES.get(problem.status, "Error")
-    told = problem.detail
+    told = problem.detail[:1].upper() + problem.detail[1:]
     if problem.errors:
         told += " " + "; ".join(f"{fault.pointer}: {fault.detail}" for fault in problem.errors)
     page = render("fault.html", problem.status, title=title, told=told,
