@@ -12,7 +12,7 @@ COPY constraints.txt pyproject.toml ./
 COPY common/__init__.py common/__init__.py
 # The dependencies alone: the project is run from /app (PYTHONPATH), never installed.
 RUN /venv/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch \
- && /venv/bin/python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
+ && /venv/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['s3']))" > requirements.txt \
  && /venv/bin/pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --requirement requirements.txt
 
 FROM python:${PYTHON} AS finstill

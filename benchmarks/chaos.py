@@ -13,6 +13,7 @@ when something was killed; and no process, lease, lock or message may be left, e
 
 import argparse
 import fcntl
+import http.client
 import json
 import os
 import random
@@ -205,6 +206,7 @@ class Client(threading.Thread):
                 time.sleep(1)
         except BaseException as error:
             self.fault = error
+            say(f"client {self._name} gave up: {error!r}")
 
     def _one(self, number: int, kind: str) -> None:
         key = {"Idempotency-Key": f"chaos-{self._name}-{number}"}
@@ -251,7 +253,7 @@ class Client(threading.Thread):
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
-                told = error.read().decode()[:300]
+                told = _body(error)
                 if error.code in fine:
                     return {}
                 if error.code < 500 and error.code not in (409, 429):
@@ -260,10 +262,17 @@ class Client(threading.Thread):
                 if error.code >= 500 and error.code != 503:
                     self.unexplained.append(f"{path}: {error.code} {told}")
                     say(self.unexplained[-1])
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 self.retries[type(error).__name__] += 1
             time.sleep(0.3)
         raise TimeoutError(path)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read().decode()[:300]
+    except (OSError, ValueError, http.client.HTTPException) as cut:
+        return f"(its body was cut off: {cut!r})"
 
 
 UNTIL = {"train": "train", "report": "report", "broken": "report"}
@@ -368,7 +377,10 @@ def stopped(site: Site) -> list[str]:
     """Ctrl-C; what is still there afterwards."""
     assert site.process
     site.process.send_signal(signal.SIGINT)
-    site.process.wait(90)
+    try:
+        site.process.wait(90)
+    except subprocess.TimeoutExpired:
+        return ["finstill up did not end within 90 s of Ctrl-C"]
     deadline = time.monotonic() + 15
     while (left := site.processes()) and time.monotonic() < deadline:
         time.sleep(0.5)

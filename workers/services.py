@@ -19,6 +19,7 @@ class Settings:
     `redis_url` None: an embedded server is used. `visibility_seconds`: after how long an
     unacknowledged task is offered again; `lease_seconds`: how long a silent worker keeps its task.
     `store`: where hosts without a common runs folder mirror their runs, as fsspec spells it;
+    `store_secret` is known only to be kept out of what is shown;
     `parent`: the process that started this worker and without which it must not go on.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     vllm_base_url: str | None = None
     vllm_api_key: str | None = None
     store: str | None = None
+    store_secret: str | None = None
     parent: int | None = None
 
     def __repr__(self) -> str:
@@ -60,6 +62,7 @@ def settings_from_environment() -> Settings:
         vllm_base_url=env.get("VLLM_BASE_URL") or None,
         vllm_api_key=env.get("VLLM_API_KEY") or None,
         store=env.get("FINSTILL_STORE") or None,
+        store_secret=env.get("AWS_SECRET_ACCESS_KEY") or None,
         parent=int(env["FINSTILL_PARENT"]) if env.get("FINSTILL_PARENT") else None,
     )
 

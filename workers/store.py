@@ -104,12 +104,12 @@ class RunStore:
     def _put(self, source: Path, name: str) -> str:
         """The tag of what stands there now."""
         target = f"{self._root}/{name}"
-        self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        # an object appears whole; a file is seen while it grows
-        aside = f"{target}.part" if "file" in self._files.protocol else target
-        self._files.put_file(str(source), aside)
-        if aside != target:
-            self._files.mv(aside, target)
+        if "file" in self._files.protocol:  # seen while it grows, where an object appears whole
+            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self._files.put_file(str(source), f"{target}.part")
+            self._files.mv(f"{target}.part", target)
+        else:
+            self._files.put_file(str(source), target)
         self._files.invalidate_cache()
         return _tag(self._files.info(target))
 

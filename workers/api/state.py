@@ -73,6 +73,7 @@ class Services:
             secrets=[
                 self.settings.anthropic_api_key,
                 self.settings.vllm_api_key,
+                self.settings.store_secret,
                 _password(self.settings.redis_url),
             ],
             folders={
