@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.utils.log import get_task_logger
+from kombu.exceptions import OperationalError
 
 from common.errors import FinstillError
 from workers.celery_app import app, settings
@@ -38,10 +39,20 @@ def send(
     *,
     connection: "Connection | None" = None,
 ) -> None:
-    """Put one task on its stage's queue; a worker uses the application's own connection."""
+    """
+    Put one task on its stage's queue; a worker uses the application's own connection.
+
+    Raises redis.ConnectionError when the broker is away or goes away in the middle.
+    """
+    import redis
+
     task, what = (run_stage, stage.name) if chunk is None else (label_chunk, chunk)
     options: dict[str, Any] = {"connection": connection} if connection else {}
-    task.apply_async((run_id, what), queue=stage.queue, countdown=countdown, **options)
+    try:
+        task.apply_async((run_id, what), queue=stage.queue, countdown=countdown, **options)
+    except (OperationalError, AttributeError) as error:
+        # kombu trips over its own closed channel where the broker ends within a message
+        raise redis.ConnectionError(f"the broker does not answer: {error}") from error
 
 
 @app.task(name="finstill.run_stage", bind=True, Strategy=VETTED)
