@@ -113,8 +113,8 @@ async def compare(
     """Choose runs; with some chosen, their report."""
     known = await to_thread.run_sync(runs_page, visitor.services, 100, None)
     chosen = [item.id for item in known.items if item.id in (runs or [])]
+    items = [item for item in known.items if item.accuracy]
     if not chosen:
-        items = [item for item in known.items if item.accuracy]
         return render("compare.html", title="Compare", visitor=visitor, items=items, fault=None)
     try:
         page = await to_thread.run_sync(
@@ -122,7 +122,7 @@ async def compare(
         )
     except FinstillError as error:
         fault = visitor.services.scrub(str(error))
-        return render("compare.html", 422, title="Compare", visitor=visitor, items=known.items,
+        return render("compare.html", 422, title="Compare", visitor=visitor, items=items,
                       fault=fault)  # fmt: skip
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
 
