@@ -45,7 +45,8 @@ def _load(config: HubData, part: str) -> "Dataset":
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
-            f"data set {config.repository} (part '{part}') could not be loaded: {first}"
+            f"data set {config.repository} (part '{part}') could not be loaded: {first}; check "
+            "its name and the network, or name a local folder in the hub's layout."
         ) from error
 
 

@@ -158,7 +158,8 @@ def compare_answers(
 
 def distinct_reports(reports: Sequence[EvaluationReport], n: int) -> list[EvaluationReport]:
     """
-    The reports, with the system's name in every title that stands twice.
+    The reports, with the seed (where that tells them apart, else the system's name) in every title
+    that stands twice.
 
     Raises InputError where names repeat or a report is not about these `n` texts.
     """
@@ -172,14 +173,20 @@ def distinct_reports(reports: Sequence[EvaluationReport], n: int) -> list[Evalua
                 f"'{report.dataset}' ({report.data_fingerprint[:10]}), not on these {n}: "
                 "systems can be compared on the same texts only."
             )
-    titles = [r.system.title for r in reports]
-    return [r if titles.count(r.system.title) == 1 else _named(r) for r in reports]
+    alike: dict[str, list[SystemCard]] = {}
+    for report in reports:
+        alike.setdefault(report.system.title, []).append(report.system)
+    return [_told_apart(report, alike[report.system.title]) for report in reports]
 
 
-def _named(report: EvaluationReport) -> EvaluationReport:
-    card = report.system
-    card = card.model_copy(update={"title": f"{card.title} [{card.name}]"})
-    return report.model_copy(update={"system": card})
+def _told_apart(report: EvaluationReport, alike: Sequence[SystemCard]) -> EvaluationReport:
+    if len(alike) == 1:
+        return report
+    card, seeds = report.system, {each.seed for each in alike}
+    by_seed = len(seeds) == len(alike) and None not in seeds
+    suffix = f"seed {card.seed}" if by_seed else card.name
+    title = f"{card.title} [{suffix}]"
+    return report.model_copy(update={"system": card.model_copy(update={"title": title})})
 
 
 def _references(report: EvaluationReport, context: ReportContext) -> dict[str, TeacherAnswer]:

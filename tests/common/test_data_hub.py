@@ -103,8 +103,10 @@ def test_a_part_or_column_that_is_not_there_is_refused_with_those_that_are(
 
 
 def test_a_repository_that_cannot_be_reached_is_one_sentence(prepared: Prepared) -> None:
-    with pytest.raises(InputError, match=r"data set nobody/nothing \(part 'train'\) could not"):
+    with pytest.raises(InputError, match=r"nobody/nothing \(part 'train'\) could not") as raised:
         prepared(repository="nobody/nothing")
+    assert str(raised.value).endswith("or name a local folder in the hub's layout.")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

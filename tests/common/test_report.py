@@ -278,6 +278,16 @@ def test_two_systems_of_one_name_are_refused_and_of_one_title_told_apart() -> No
     assert titles == ["Student [student]", "Student [b/student]"]
 
 
+def test_runs_of_one_recipe_are_told_apart_by_their_seeds() -> None:
+    gold = examples(60)
+    found = compare_systems(
+        seeded_systems(gold)[:4], gold, TASK, QUICK, context=ReportContext()
+    ).systems
+    assert [r.system.title for r in found] == [
+        f"{recipe} [seed {seed}]" for recipe in ("step by step", "label only") for seed in (1, 2)
+    ]
+
+
 def test_seeds_of_one_recipe_are_compared_as_a_group() -> None:
     gold = examples(150)
     systems = []
