@@ -7,14 +7,14 @@ What one training step costs per example, against the pattern of the authors' co
 Reference: two forward passes per batch (label, rationale), each padded to the longest of an
 unsorted batch, logits at every position, as in google-research/distilling-step-by-step. Ours: the
 student modules of this repository on batches sorted by length. Same random weights, same examples,
-forward + backward, AdamW every 64 examples (the paper's batch), dropout on. Variants are
-interleaved within each round and the minimum over rounds counts, so that a busy machine hurts all
-alike; `--clock cpu --threads 1` counts the processor's time instead of the wall's, for a machine
-that is never idle. `--pairs` takes JSONL rows with text, label and rationale and needs
-`--tokenizer`; without it, lengths follow the Financial PhraseBank's (mean 29, standard deviation
-13 T5 tokens) with 40-token rationales. Peak memory is the resident set's high-water mark (VmHWM) of
-a process of its own per variant that runs the longest batch twice, optimizer included; a bar is met
-where the speed is and the peak is not above that of the two passes in the same precision.
+forward + backward, a share of AdamW's step every 64 examples (the paper's batch), dropout on.
+Variants take turns batch by batch and each batch's minimum over the rounds counts, so that a busy
+machine hurts all alike; `--clock cpu --threads 1` counts the processor's time instead of the
+wall's, for a machine that is never idle. `--pairs` takes JSONL rows with text, label and rationale
+and needs `--tokenizer`; without it, lengths follow the Financial PhraseBank's (mean 29, standard
+deviation 13 T5 tokens) with 40-token rationales. Peak memory is the resident set's high-water mark
+(VmHWM) of a process of its own per variant that runs the longest batch twice, optimizer included; a
+bar is met where the speed is and the peak is not above that of the two passes in that precision.
 """
 
 import argparse
@@ -223,21 +223,23 @@ class Runner:
             self.step = our_step(Seq2SeqStudent(model, PAD))
         examples = encode(token_rows(args), form)
         self.batches = batches(stratified(examples, args.share, args.batch), args.batch, own)
-        self.accumulated = max(1, args.effective // args.batch)
+        self.examples = sum(map(len, self.batches))
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    def run(self, only: Sequence[int] | None = None) -> float:
-        """Seconds per example over all batches (or those numbered)."""
-        chosen = [self.batches[i] for i in only] if only is not None else self.batches
+    def learn(self, number: int) -> float:
+        """Seconds of one batch, forward and backward."""
         started = self.clock()
-        for number, batch in enumerate(chosen, start=1):
-            with self._precision():
-                loss = self.step(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if number % self.accumulated == 0 or number == len(chosen):
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-        return (self.clock() - started) / sum(map(len, chosen))
+        with self._precision():
+            loss = self.step(self.batches[number])
+        loss.backward()  # type: ignore[no-untyped-call]
+        return self.clock() - started
+
+    def update(self) -> float:
+        """Seconds of the optimizer's step."""
+        started = self.clock()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self.clock() - started
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -269,7 +271,9 @@ def memory_of(variant: Variant, args: argparse.Namespace) -> None:
     longest = max(
         range(len(runner.batches)), key=lambda i: max(e.length for e in runner.batches[i])
     )
-    runner.run(only=[longest, longest])
+    for _ in range(2):
+        runner.learn(longest)
+        runner.update()
     # Not ru_maxrss: a started process inherits its parent's high-water mark.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
@@ -301,17 +305,28 @@ def main() -> None:
     if args.memory_of:
         memory_of(next(v for v in variants if v.name == args.memory_of), args)
         return
-    runners = [Runner(variant, args) for variant in variants]
-    best = [float("inf")] * len(variants)
-    for runner in runners:
-        runner.run(only=[0])  # the first pass of a process allocates and compiles kernels
+    report(args, variants, fastest([Runner(variant, args) for variant in variants], args))
+
+
+def fastest(runners: Sequence[Runner], args: argparse.Namespace) -> list[float]:
+    """Seconds per example of every variant: each batch's and each update's best over the rounds."""
+    for runner in runners:  # the first pass of a process allocates and compiles kernels
+        runner.learn(0)
+        runner.update()
+    batch_best = [[float("inf")] * len(runner.batches) for runner in runners]
+    update_best = [float("inf")] * len(runners)
     for number in range(args.rounds):
-        for i, runner in enumerate(runners):
-            best[i] = min(best[i], runner.run())
-        print(
-            f"round {number + 1}: {[round(1000 * b, 1) for b in best]} ms/example", file=sys.stderr
-        )
-    report(args, variants, best)
+        for i in range(len(runners[0].batches)):
+            for runner, found in zip(runners, batch_best, strict=True):
+                found[i] = min(found[i], runner.learn(i))
+        update_best = [min(b, r.update()) for b, r in zip(update_best, runners, strict=True)]
+        best = [
+            sum(found) / runner.examples + update / args.effective
+            for runner, found, update in zip(runners, batch_best, update_best, strict=True)
+        ]
+        told = [round(1000 * b, 1) for b in best]
+        print(f"round {number + 1}: {told} ms/example", file=sys.stderr, flush=True)
+    return best
 
 
 def report(args: argparse.Namespace, variants: list[Variant], best: list[float]) -> None:
