@@ -222,7 +222,7 @@ class Runner:
         else:
             self.step = our_step(Seq2SeqStudent(model, PAD))
         examples = encode(token_rows(args), form)
-        self.batches = batches(stratified(examples, args.share, args.batch), args.batch, own)
+        self.batches = fair_part(batches(examples, args.batch, own), args.share)
         self.examples = sum(map(len, self.batches))
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
@@ -247,11 +247,15 @@ class Runner:
             yield
 
 
-def stratified(examples: list[EncodedExample], share: float, size: int) -> list[EncodedExample]:
-    """Evenly spaced length-sorted batches: a fair part of the whole for a short run."""
-    parts = batches(examples, size, ordered=True)
+def fair_part(parts: list[list[EncodedExample]], share: float) -> list[list[EncodedExample]]:
+    """
+    Evenly spaced batches of all: of every length where they are sorted, else as chance made them.
+
+    The batches are made of all examples first: a random batch of a few chosen ones would miss the
+    longest, to which it is padded.
+    """
     every = max(1, round(1 / share))
-    return [e for part in parts[every // 2 :: every] for e in part]
+    return parts[every // 2 :: every]
 
 
 def peak_bytes(variant: Variant, args: argparse.Namespace) -> int:
