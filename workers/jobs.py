@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from common.errors import InputError
 from common.records import Record
@@ -246,9 +247,10 @@ def _with_counts(stage: StageRecord, counters: dict[str, float]) -> StageRecord:
 
 
 def _sum(chunks: list[bytes]) -> dict[str, float]:
+    """Of all chunks in one go: a job has thousands, and many ask for it every second."""
     total: dict[str, float] = {}
-    for raw in chunks:
-        for name, value in json.loads(raw).items():
+    for counts in from_json(b"[" + b",".join(chunks) + b"]"):
+        for name, value in counts.items():
             total[name] = total.get(name, 0) + value
     return total
 

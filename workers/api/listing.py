@@ -49,7 +49,8 @@ def page_of_jobs(
     found: list[tuple[Position, Job]] = []
     scanned = 0
     while len(found) <= limit and scanned < _MOST_SCANNED:
-        places = _places(client, after)
+        # mostly all are wanted; where they are not, look far at once
+        places = _places(client, after, _SCAN if scanned else min(_SCAN, limit + 1))
         scanned += len(places)
         if not places:
             break
@@ -63,7 +64,7 @@ def page_of_jobs(
     return [job for _, job in shown], shown[-1][0] if len(found) > limit else None
 
 
-def _places(client: "redis.Redis", after: Position | None) -> list[Position]:
+def _places(client: "redis.Redis", after: Position | None, most_at_once: int) -> list[Position]:
     """The next entries of the index behind `after`; entries of one time are ordered by id."""
     most = "+inf" if after is None else repr(after[0])
     start, found = 0, list[Position]()
@@ -71,14 +72,14 @@ def _places(client: "redis.Redis", after: Position | None) -> list[Position]:
         raw = cast(
             list[tuple[bytes, float]],
             client.zrevrangebyscore(
-                "finstill:jobs", most, "-inf", start=start, num=_SCAN, withscores=True
+                "finstill:jobs", most, "-inf", start=start, num=most_at_once, withscores=True
             ),
         )
         if not raw:
             break
         places = [(float(score), name.decode()) for name, score in raw]
         found = [place for place in places if after is None or place < after]
-        start += _SCAN
+        start += most_at_once
     return found
 
 
