@@ -13,6 +13,7 @@ from fastapi import Request
 from common.task import PROJECT_ROOT
 from workers.api.datasets import DatasetStore
 from workers.api.predicting import PredictorPool
+from workers.api.rate import RATE
 from workers.api.secrecy import Secrecy
 from workers.corrections import Corrections
 from workers.jobs import Jobs
@@ -95,8 +96,6 @@ class Services:
     @cached_property
     def rate(self) -> Callable[..., Awaitable[Any]]:
         """The rate limiter's script."""
-        from workers.api.auth import RATE
-
         return self.async_redis.register_script(RATE)
 
     @cached_property
