@@ -14,7 +14,7 @@ from common.config.teacher import LabellingConfig, TeacherConfig
 from common.errors import JobPaused
 from common.records import Example, Reason, TeacherAnswer, Unanswered
 from common.task import load_task
-from teacher.base import Teacher
+from teacher.base import Go, Teacher, at_once
 from teacher.build import TeacherSettings, build_teacher
 from teacher.cache import MemoryCache
 from teacher.labelling import label_examples
@@ -61,9 +61,9 @@ def recorded_backend(folder: Path) -> Backend:
         teacher = build(kind="recorded", answers=str(path), raw_column="raw", **settings)
         original = teacher.ask
 
-        async def counted(question: Any, *go: Any) -> Any:
+        async def counted(question: Any, go: Go = at_once) -> Any:
             calls.append(question.key)
-            return await original(question, *go)
+            return await original(question, go)
 
         teacher.ask = counted  # type: ignore[method-assign]
         return teacher
