@@ -116,11 +116,12 @@ def told(encoder: Encoder, pair: TrainingPair) -> TrainingPair:
     known, _ = encoder._bytes
     branch = encoder.encode_pair(pair).branches[-1]
     pieces = [known[t].decode() for t in branch.targets[-branch.target_count : -1]]
-    others = [text.decode() for text in known.values() if text.isalpha()][:4]
+    others = [text.decode() for text in known.values() if text.isalpha()][:5]
     odds, place = [], 0
     for number, piece in enumerate(pieces):
         piece = piece.removeprefix(" ") if number == 0 else piece
-        tops = {piece: math.log(0.5), **{o: math.log(0.1) for o in others[: 1 + number % 4]}}
+        rivals = [other for other in others if other != piece][: 1 + number % 4]
+        tops = {piece: math.log(0.5), **{rival: math.log(0.1) for rival in rivals}}
         odds.append(TokenOdds(start=place, token=piece, top={**tops, "~not a token~": -4.0}))
         place += len(piece.encode())
     return pair.model_copy(update={"rationale_odds": odds})
