@@ -79,8 +79,8 @@ class TokenOdds(Record):
     top: dict[str, float]
 
 
-def _unset(value: object) -> bool:
-    """Left out of JSON while unset: digests of records written before the field stay the same."""
+def unset(value: object) -> bool:
+    """Left out of JSON while unset: digests and ids of what was written before the field stay."""
     return value is None
 
 
@@ -102,7 +102,7 @@ class TeacherAnswer(Record):
     rationale: str | None = None
     confidence: float | None = Field(default=None, ge=0.0, le=1.0)
     probabilities: dict[str, float] | None = None
-    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=_unset)
+    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=unset)
     model: str | None = None
     key: str | None = None
     usage: Usage = Usage()
@@ -143,7 +143,7 @@ class TrainingPair(Record):
     probabilities: dict[str, float] | None = None
     confidence: float | None = Field(default=None, ge=0.0, le=1.0)
     weight: float = Field(default=1.0, ge=0.0)
-    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=_unset)
+    rationale_odds: list[TokenOdds] | None = Field(default=None, exclude_if=unset)
 
 
 class Prediction(Record):

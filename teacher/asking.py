@@ -174,7 +174,7 @@ class Asker:
         passage = Passage(self._gate, self._wallet, self._anteroom, question, limit)
         await passage.prepare()
         try:
-            async with asyncio.timeout(None) as passage.clock:
+            async with passage.clock:
                 reply = await self._teacher.ask(question, passage.go)
         except RateLimited as error:
             passage.throttled(error.retry_after)

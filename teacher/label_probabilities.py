@@ -26,7 +26,7 @@ def label_probabilities(entries: Sequence[Entry], labels: Sequence[str]) -> dict
     follows the reply until one label is left. Mass of an alternative that was not taken and
     still fits several labels is shared evenly among them; a label outside the top gets 0.
     """
-    tokens = [_raw(entry) for entry in entries]
+    tokens = [raw_token(entry) for entry in entries]
     found = list(_VALUE.finditer(b"".join(tokens)))
     if not found:
         return None
@@ -46,16 +46,21 @@ def label_window(entries: Sequence[Entry]) -> list[Entry]:
 
 def label_places(entries: Sequence[Entry]) -> list[int]:
     """Where the tokens of `label_window` stand."""
-    tokens = [_raw(entry) for entry in entries]
+    tokens = [raw_token(entry) for entry in entries]
     joined = b"".join(tokens)
     found = list(_VALUE.finditer(joined))
     if not found:
         return []
     quote = joined.find(b'"', found[-1].end())
     end = len(joined) if quote < 0 else quote + 1
+    return places_between(tokens, found[-1].start(), end)
+
+
+def places_between(tokens: Sequence[bytes], start: int, end: int) -> list[int]:
+    """Which tokens reach into the bytes start..end of all joined."""
     kept, offset = [], 0
     for place, token in enumerate(tokens):
-        if offset < end and offset + len(token) > found[-1].start():
+        if offset < end and offset + len(token) > start:
             kept.append(place)
         offset += len(token)
     return kept
@@ -107,11 +112,12 @@ def _shares(
 
 def _odds(entry: Entry) -> dict[bytes, float]:
     tops = entry.get("top_logprobs") or []
-    odds = {_raw(top): math.exp(top["logprob"]) for top in tops}
-    odds.setdefault(_raw(entry), math.exp(entry["logprob"]))
+    odds = {raw_token(top): math.exp(top["logprob"]) for top in tops}
+    odds.setdefault(raw_token(entry), math.exp(entry["logprob"]))
     return {token: p for token, p in odds.items() if token}
 
 
-def _raw(entry: Entry) -> bytes:
+def raw_token(entry: Entry) -> bytes:
+    """A token's bytes, its text's where the server gives none."""
     given = entry.get("bytes")
     return bytes(given) if given else str(entry["token"]).encode()

@@ -51,7 +51,7 @@ def advance(state: PaceState, report: Report, pace: Pace, now: float) -> Grant:
         _fill(state, report, pace, now)
         return Grant(0)
     early = report.owner not in state.members and not state.round_trip
-    slots = _share(state, report, now)
+    slots = _share(state, report, now, EARLY_SLOTS if early else math.inf)
     tickets = _issue(state, report, pace, now)
     ceiling = min(pace.max_concurrency, state.ceiling or pace.max_concurrency)
     growing = state.limit < ceiling - 0.5
@@ -166,16 +166,15 @@ def _speed_up(state: PaceState, report: Report, pace: Pace, now: float) -> None:
         state.probe_at = now + state.probe_wait
 
 
-def _share(state: PaceState, report: Report, now: float) -> int:
-    """Slots of one worker: what it wants, what others leave, and no more than its fair part."""
+def _share(state: PaceState, report: Report, now: float, most: float) -> int:
+    """Slots of one worker: what it wants, what others leave, its fair part, `most` at any rate."""
     others = [m for owner, m in state.members.items() if owner != report.owner]
     total = max(1, math.floor(state.limit + 1e-9))
     fair = max(1, total // (1 + sum(m.in_flight + m.waiting > 0 for m in others)))
     starving = any(m.waiting and m.held < fair for m in others)
     wanted = report.in_flight + report.waiting
     slots = max(0, min(wanted, total - sum(m.held for m in others), fair if starving else total))
-    if report.owner not in state.members and not state.round_trip:
-        slots = min(slots, EARLY_SLOTS)
+    slots = int(min(slots, most))
     held = max(slots, report.in_flight)
     state.members[report.owner] = Member(held, report.in_flight, report.waiting, now)
     return slots

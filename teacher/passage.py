@@ -58,7 +58,7 @@ class Passage:
         self._limit = limit
         self._began = 0.0
         self._ready = self._let_in = self._paid = False
-        self.clock: asyncio.Timeout | None = None
+        self.clock = asyncio.timeout(None)
 
     async def prepare(self) -> None:
         """Wait until it is worth building the request."""
@@ -82,8 +82,7 @@ class Passage:
         await self._wallet.take(self._question.most_usd)
         self._paid = True
         self._began = asyncio.get_running_loop().time()
-        if self.clock:
-            self.clock.reschedule(self._began + self._limit)
+        self.clock.reschedule(self._began + self._limit)
 
     def finished(self, reply: Reply) -> None:
         """The reply is here; what was reserved and not used goes back."""

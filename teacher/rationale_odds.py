@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from common.records import TokenOdds
+from teacher.label_probabilities import Entry, places_between, raw_token
 
-Entry = Mapping[str, Any]
 _VALUE = re.compile(rb'(?<!\\)"rationale"\s*:\s*"(?P<value>(?:[^"\\]|\\.)*)"?', re.S)
 
 
@@ -20,14 +19,13 @@ def rationale_window(entries: Sequence[Entry], most: int) -> dict[int, Entry]:
     found = _VALUE.search(b"".join(tokens))
     if found is None:
         return {}
-    kept: dict[int, Entry] = {}
-    offset = 0
-    for place, (entry, token) in enumerate(zip(entries, tokens, strict=True)):
-        if offset < found.end() and offset + len(token) > found.start():
-            tops = sorted(entry.get("top_logprobs") or [], key=lambda top: -top["logprob"])
-            kept[place] = {**entry, "top_logprobs": tops[:most]}
-        offset += len(token)
-    return kept
+    places = places_between(tokens, found.start(), found.end())
+    return {place: _shortened(entries[place], most) for place in places}
+
+
+def _shortened(entry: Entry, most: int) -> Entry:
+    tops = sorted(entry.get("top_logprobs") or [], key=lambda top: -top["logprob"])
+    return {**entry, "top_logprobs": tops[:most]}
 
 
 def rationale_odds(entries: Sequence[Entry], rationale: str) -> list[TokenOdds] | None:
@@ -64,9 +62,3 @@ def _word(token: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if '"' in word or "\\" in word or "\ufffd" in word else word
-
-
-def raw_token(entry: Entry) -> bytes:
-    """A token's bytes, its text's where the server gives none."""
-    given = entry.get("bytes")
-    return bytes(given) if given else str(entry["token"]).encode()

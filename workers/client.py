@@ -63,7 +63,7 @@ class Client:
                 show(job)
                 last = job
             if job.ended:
-                if store := store_of(self.settings.store, self.settings.runs):
+                if store := store_of(self.settings):
                     store.fetch(job_id)
                 return job
             time.sleep(poll_seconds)

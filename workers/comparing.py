@@ -118,9 +118,7 @@ def _judged(
     """The stored report where it is about these very texts, else a new one."""
     said = _said(system, texts, settings)
     if texts.origin == "own" and texts.whole and not answers:
-        # the same test part beside another training part: the whole data set's print may differ
-        name = {"data_fingerprint": texts.fingerprint}
-        return Judged(system.report.model_copy(update=name), said)
+        return Judged(system.report_on(texts.fingerprint), said)
     config = system.run[1]
     report = evaluate_system(
         system.report.system,

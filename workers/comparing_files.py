@@ -34,12 +34,8 @@ def compare_large(runs: Sequence[Run], systems: Sequence[System], options: Optio
     near = read_json(directory.split_file)["near_duplicates"]["ids"]
     if not (options.drop_leaked and leaks):
         refuse_leaks(leaks, rows)
-        # the same test part beside another training part: the whole data set's print may differ
-        name = {"data_fingerprint": systems[0].report.data_fingerprint}
-        judged = [
-            JudgedFile(s.report.model_copy(update=name), s.run[0].predictions(s.name))
-            for s in systems
-        ]
+        name = systems[0].report.data_fingerprint
+        judged = [JudgedFile(s.report_on(name), s.run[0].predictions(s.name)) for s in systems]
         context = context_of(runs, options, leak_notes(leaks))
         return compare_files(
             judged, directory.part("test"), task, settings, context=context, near_duplicates=near

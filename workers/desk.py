@@ -35,10 +35,10 @@ class Desk:
 
     def fetch(self, run_id: str) -> None:
         """Bring what other hosts finished of a run. Raises ServiceError."""
-        if store := store_of(self.settings.store, self.settings.runs):
+        if store := store_of(self.settings):
             store.fetch(run_id)
 
     def send_outputs(self, run_id: str) -> None:
         """Let other hosts have what was finished here. Raises ServiceError."""
-        if store := store_of(self.settings.store, self.settings.runs):
+        if store := store_of(self.settings):
             store.send(run_id)

@@ -19,6 +19,7 @@ from typing import Any
 
 from common.errors import ServiceError
 from workers.run_directory import read_json, write_json
+from workers.services import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -158,9 +159,9 @@ def _store(url: str, runs: Path, pid: int) -> RunStore:
     return RunStore(url, runs)
 
 
-def store_of(url: str | None, runs: Path) -> RunStore | None:
-    """The store at an address, None where there is none."""
-    return _store(url, runs, os.getpid()) if url else None
+def store_of(settings: Settings) -> RunStore | None:
+    """The store of an installation, None where there is none."""
+    return _store(settings.store, settings.runs, os.getpid()) if settings.store else None
 
 
 def _names(folder: Path) -> list[str]:

@@ -22,6 +22,15 @@ class System:
     name: str
     report: EvaluationReport
 
+    def report_on(self, fingerprint: str) -> EvaluationReport:
+        """
+        Its report under the name that the texts it was judged on have in the comparison.
+
+        Reports carry the print of their whole data set, which differs between runs that learnt
+        from other parts of it and were judged on the same test part.
+        """
+        return self.report.model_copy(update={"data_fingerprint": fingerprint})
+
 
 @dataclass(frozen=True)
 class Outside:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config.base import Section
+from common.records import unset
 
 RationaleOrder = Literal["before_label", "after_label", "none"]
 
@@ -69,11 +70,6 @@ class ClaudeTeacher(TeacherBase):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
-def _unset(value: object) -> bool:
-    """Left out of a stored config while unset: configs written before the field keep their ids."""
-    return value is None
-
-
 class VllmTeacher(TeacherBase):
     """
     A model behind any OpenAI-compatible server (`vllm serve`), or vLLM in this process.
@@ -93,7 +89,7 @@ class VllmTeacher(TeacherBase):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     logprobs: bool = True
-    rationale_logprobs: int | None = Field(default=None, gt=0, le=20, exclude_if=_unset)
+    rationale_logprobs: int | None = Field(default=None, gt=0, le=20, exclude_if=unset)
     usd_per_gpu_hour: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.config.base import Section
+from common.records import unset
 
 
 class SoftLabels(Section):
@@ -32,11 +33,6 @@ class TokenDistillation(Section):
     temperature: float = Field(default=1.0, gt=0)
 
 
-def _unset(value: object) -> bool:
-    """Left out of a stored config while unset: configs written before the field keep their ids."""
-    return value is None
-
-
 class TrainingConfig(Section):
     """
     Step-by-step distillation: loss = label + rationale_weight * rationale (Hsieh et al. 2023,
@@ -62,7 +58,7 @@ class TrainingConfig(Section):
     rationale_weight: float = Field(default=1.0, ge=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    max_tokens: int | None = Field(default=None, gt=0, exclude_if=_unset)
+    max_tokens: int | None = Field(default=None, gt=0, exclude_if=unset)
     learning_rate: float | None = Field(default=None, gt=0)
     warmup_share: float | None = Field(default=None, ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant"] | None = None
@@ -79,7 +75,7 @@ class TrainingConfig(Section):
     checkpoint_every_steps: int = Field(default=50, gt=0)
     example_weight: Literal["none", "confidence"] = "none"
     soft_labels: SoftLabels | None = None
-    token_distillation: TokenDistillation | None = Field(default=None, exclude_if=_unset)
+    token_distillation: TokenDistillation | None = Field(default=None, exclude_if=unset)
     prompt_loss: Literal["masked", "as_published"] = "masked"
     fresh_learning_rate_factor: float | None = Field(default=None, gt=0)
     length_pool: int = Field(default=8, gt=0)

@@ -19,7 +19,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def metrics_table(comparison: Comparison) -> Table:
     """What the first table leaves out; the constant answer's row comes last."""
-    reports = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
+    reports = comparison.rows
     scored = any(report.probability for report in reports)
     headers = ["System", *MORE_METRICS.values(), "Unreadable"]
     headers += PROBABILITIES.values() if scored else []
@@ -42,7 +42,7 @@ def labels_table(comparison: Comparison) -> Table:
     headers = ["Precision / recall / F1"]
     headers += [f"{name}, n = {support[name].support:,}" for name in comparison.labels]
     rows = []
-    for report in [*comparison.systems, *([comparison.constant] if comparison.constant else [])]:
+    for report in comparison.rows:
         scores = [report.per_class[name] for name in comparison.labels]
         cells = [f"{s.precision:.2f} / {s.recall:.2f} / {s.f1:.2f}" for s in scores]
         rows.append([display_name(report.system), *cells])

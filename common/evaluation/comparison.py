@@ -247,3 +247,8 @@ class Comparison(Record):
     texts: list[BrowseText] = Field(default_factory=list)
     texts_total: int = 0
     context: ReportContext
+
+    @property
+    def rows(self) -> list[EvaluationReport]:
+        """The systems and, last, the constant answer where it is none of them."""
+        return [*self.systems, *([self.constant] if self.constant else [])]

@@ -8,17 +8,16 @@ import numpy as np
 
 from common.config.run import EvaluationConfig
 from common.errors import InputError
-from common.evaluation.comparison import Curve, CurvePoint, GroupComparison
+from common.evaluation.comparison import Curve, CurvePoint
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import gold_codes, join_predictions
-from common.evaluation.grouping import with_verdicts
+from common.evaluation.grouping import Seeds, compare_family
 from common.evaluation.resampling import seeded
-from common.evaluation.seeds import compare_groups, seed_group
+from common.evaluation.seeds import seed_group
 from common.records import Example, Prediction
 from common.task import TaskDefinition
 
-Place = tuple[str, float] | str  # a recipe at a size, or the baseline by its name
-Pair = tuple[Place, Place]
+Place = tuple[str, float]  # a recipe at a size
 Stacks = dict[Place, Codes]  # answers of each seed: (seeds, texts)
 
 
@@ -49,7 +48,7 @@ def curve_of(
     point.
     """
     codes = gold_codes(gold, task.label_names)
-    places: dict[tuple[str, float], list[CurveRun]] = {}
+    places: dict[Place, list[CurveRun]] = {}
     for run in sorted(runs, key=lambda r: (r.recipe, r.fraction, r.seed)):
         places.setdefault((run.recipe, run.fraction), []).append(run)
     _check(places)
@@ -57,7 +56,7 @@ def curve_of(
     points = [
         _point(key, found, codes, stacks[key], task, settings) for key, found in places.items()
     ]
-    between = _judged(_recipes(runs, stacks), codes, stacks, task, settings)
+    between = compare_family(_recipes(runs, stacks), codes, len(task.labels), settings)
     curve = Curve(points=points, between_recipes=between)
     return curve if baseline is None else _with_line(curve, baseline, gold, stacks, task, settings)
 
@@ -84,51 +83,27 @@ def _with_line(
         level=settings.confidence_level,
         rng=seeded(settings, name),
     )
-    places: list[Pair] = [(place, name) for place in stacks]
-    against = _judged(places, codes, {**stacks, name: line}, task, settings)
+    places = [(_named(place, stacks), (name, line)) for place in stacks]
+    against = compare_family(places, codes, len(task.labels), settings)
     update = {"baseline": name, "baseline_metrics": group.metrics, "against_baseline": against}
     return curve.model_copy(update=update)
 
 
-def _recipes(runs: Sequence[CurveRun], stacks: Stacks) -> list[Pair]:
+def _recipes(runs: Sequence[CurveRun], stacks: Stacks) -> list[tuple[Seeds, Seeds]]:
     """Every two recipes of the same size, the first one of the config first."""
     order = dict.fromkeys(run.recipe for run in runs)
     sizes = sorted({run.fraction for run in runs})
     return [
-        ((one, size), (two, size))
+        (_named((one, size), stacks), _named((two, size), stacks))
         for size in sizes
         for one, two in combinations(order, 2)
         if (one, size) in stacks and (two, size) in stacks
     ]
 
 
-def _judged(
-    pairs: Sequence[Pair],
-    gold: Codes,
-    stacks: Stacks,
-    task: TaskDefinition,
-    settings: EvaluationConfig,
-) -> list[GroupComparison]:
-    """The pairs with verdicts, p values corrected over all of them."""
-    found = [
-        compare_groups(
-            (_place_name(one), _place_name(two)),
-            gold,
-            stacks[one],
-            stacks[two],
-            len(task.labels),
-            resamples=settings.bootstrap,
-            level=settings.confidence_level,
-            rng=seeded(settings, _place_name(one), _place_name(two)),
-            least_p=settings.alpha / len(pairs),
-        )
-        for one, two in pairs
-    ]
-    return with_verdicts(found, settings.alpha)
-
-
-def _place_name(place: Place) -> str:
-    return place if isinstance(place, str) else f"{place[0]} at {place[1]:.0%}"
+def _named(place: Place, stacks: Stacks) -> Seeds:
+    recipe, size = place
+    return f"{recipe} at {size:.0%}", stacks[place]
 
 
 def _check(places: dict[tuple[str, float], list[CurveRun]]) -> None:

@@ -14,6 +14,7 @@ from common.evaluation.seeds import compare_groups, seed_group
 from common.evaluation.verdicts import display_name, group_sentence, headline
 from common.records import EvaluationReport
 
+Seeds = tuple[str, Codes]  # a name and the answers of each of its seeds: (seeds, texts)
 PRIMARY, SECONDARY = "primary", "secondary"  # families: with the reference, and all others
 
 
@@ -59,26 +60,37 @@ def compare_seed_groups(
         PRIMARY: [(own, other) for other in others],
         SECONDARY: [*combinations(others, 2)],
     }
-    pairs = [
+    return groups, [
+        pair.model_copy(update={"family": family})
+        for family, names in families.items()
+        for pair in compare_family(
+            [((one, stacks[one]), (two, stacks[two])) for one, two in names], gold, labels, settings
+        )
+    ]
+
+
+def compare_family(
+    pairs: Sequence[tuple[Seeds, Seeds]],
+    gold: Codes,
+    labels: int,
+    settings: EvaluationConfig,
+) -> list[GroupComparison]:
+    """The pairs with verdicts, p values corrected over all of them."""
+    found = [
         compare_groups(
             (one, two),
             gold,
-            stacks[one],
-            stacks[two],
+            first,
+            second,
             labels,
             resamples=settings.bootstrap,
             level=settings.confidence_level,
             rng=seeded(settings, one, two),
-            least_p=settings.alpha / len(family),
-        ).model_copy(update={"family": name})
-        for name, family in families.items()
-        for one, two in family
+            least_p=settings.alpha / len(pairs),
+        )
+        for (one, first), (two, second) in pairs
     ]
-    return groups, [
-        judged
-        for name in families
-        for judged in with_verdicts([p for p in pairs if p.family == name], settings.alpha)
-    ]
+    return _with_verdicts(found, settings.alpha)
 
 
 def group_headline(
@@ -96,7 +108,7 @@ def group_of(groups: Sequence[SeedGroup], system: str) -> SeedGroup:
     return next(group for group in groups if system in group.systems)
 
 
-def with_verdicts(pairs: Sequence[GroupComparison], alpha: float) -> list[GroupComparison]:
+def _with_verdicts(pairs: Sequence[GroupComparison], alpha: float) -> list[GroupComparison]:
     """The pairs with p values corrected over all of them, outcome and verdict."""
     found = []
     for pair, (holm, bonferroni) in zip(

@@ -153,7 +153,7 @@ def _environment() -> Environment:
 
 
 def _strips(comparison: Comparison) -> list[Markup]:
-    reports = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
+    reports = comparison.rows
     accuracies = [r.metrics["accuracy"] for r in reports]
     low, high = padded([v for a in accuracies for v in (a.low, a.high)], 0.02)
     return [strip(a, low, high, i) for i, a in enumerate(accuracies)]

@@ -80,7 +80,7 @@ OTHER_COLUMNS: dict[str, Callable[[EvaluationReport], str]] = {
 
 def table_of(comparison: Comparison) -> tuple[list[str], list[Row]]:
     """Column titles (the system's first) and rows; the constant-answer row comes last."""
-    reports = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
+    reports = comparison.rows
     best = {name: max(r.metrics[name].value for r in comparison.systems) for name in METRIC_COLUMNS}
     titles = ["System", *METRIC_COLUMNS.values()]
     cells = [_metric_cells(r, best) for r in reports]
@@ -105,7 +105,7 @@ def table_of(comparison: Comparison) -> tuple[list[str], list[Row]]:
 
 def parts_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Accuracy with its interval on each part of the texts."""
-    systems = [*comparison.systems, *([comparison.constant] if comparison.constant else [])]
+    systems = comparison.rows
     names = parts_in_order({name for report in systems for name in report.subsets})
     if not names:
         return [], []

@@ -74,14 +74,19 @@ def weights(folder: Path) -> str:
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
+def done_alone(config: RunConfig, settings: Settings, folder: Path, until: str) -> LocalRun:
+    """The same run in this process, which nobody kills."""
+    alone = replace(settings, runs=folder / "alone")
+    undisturbed = LocalRun(alone, config, until, lambda job: None)
+    undisturbed.execute()
+    return undisturbed
+
+
 def test_a_job_survives_kill_9_of_its_workers_and_ends_as_if_undisturbed(
     settings: Settings, workers: Workers, tmp_path: Path
 ) -> None:
     config = quick_config()
-    undisturbed = LocalRun(
-        replace(settings, runs=tmp_path / "alone"), config, "report", lambda job: None
-    )
-    undisturbed.execute()
+    undisturbed = done_alone(config, settings, tmp_path, "report")
     workers.start("label")
     trainer = workers.start("train,evaluate")
     client = Client(settings)
@@ -106,10 +111,7 @@ def test_five_kill_9_of_the_training_worker_at_random_leave_the_same_weights(
 ) -> None:
     draw = random.Random(5)
     config = quick_config("training.max_steps=150")
-    undisturbed = LocalRun(
-        replace(settings, runs=tmp_path / "alone"), config, "train", lambda job: None
-    )
-    undisturbed.execute()
+    undisturbed = done_alone(config, settings, tmp_path, "train")
     workers.start("label")
     trainer = workers.start("train,evaluate")
     client = Client(settings)

@@ -28,8 +28,7 @@ class Follower:
 
     def start(self) -> None:
         """Look from a thread until the server stops."""
-        settings = self._services.settings
-        if store := store_of(settings.store, settings.runs):
+        if store := store_of(self._services.settings):
             threading.Thread(target=self._follow, args=(store,), daemon=True).start()
 
     def _follow(self, store: RunStore) -> None:

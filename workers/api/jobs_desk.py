@@ -20,7 +20,7 @@ from workers.graph import QUEUES
 from workers.jobs import Job, State
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run, read_json
-from workers.tokens import Token
+from workers.tokens import Scope, Token
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,12 @@ def resume(services: Services, job_id: str, max_usd: float | None = None) -> Job
         raise_budget(services.redis, job_id, max_usd)
     _queue(services, run, config, found.kind)
     return job(services, job_id)
+
+
+def require_budget_scope(token: Token) -> None:
+    """Raises Problem 403 for a token that may not change budgets."""
+    if not token.scope.allows(Scope.ADMIN):
+        raise Problem(403, "to change a budget needs the scope 'admin'.")
 
 
 def budget_of(services: Services, job_id: str, config: RunConfig) -> float | None:

@@ -3,6 +3,7 @@
 import click
 
 from common.errors import ServiceError
+from workers.commands import options
 from workers.services import settings_from_environment
 
 
@@ -26,13 +27,7 @@ from workers.services import settings_from_environment
     envvar="FINSTILL_HTTPS",
     help="It is reached through HTTPS: cookies travel there only.",
 )
-@click.option(
-    "--log-format",
-    default="text",
-    type=click.Choice(["text", "json"]),
-    envvar="FINSTILL_LOG_FORMAT",
-    show_default=True,
-)
+@options.log_format
 def serve(host: str, port: int, hosts: tuple[str, ...], https: bool, log_format: str) -> None:
     """
     Serve API and dashboard until SIGTERM. Prints a first token when there is none yet.

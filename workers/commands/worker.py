@@ -3,6 +3,7 @@
 import click
 
 from common.errors import ConfigError, ServiceError
+from workers.commands import options
 from workers.graph import QUEUES
 from workers.services import settings_from_environment
 
@@ -13,13 +14,7 @@ from workers.services import settings_from_environment
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
-@click.option(
-    "--log-format",
-    default="text",
-    type=click.Choice(["text", "json"]),
-    envvar="FINSTILL_LOG_FORMAT",
-    show_default=True,
-)
+@options.log_format
 def worker(queues: str, concurrency: int, log_level: str, log_format: str) -> None:
     """
     Listen on queues until SIGTERM; the task at hand is finished first.

@@ -183,8 +183,8 @@ async def resume(request: Request, job_id: RunId, visitor: Visitor) -> Response:
     """Go on with a job that stopped; an administrator may give a paused one more money."""
     form = await our_form(request, visitor, Scope.SUBMIT)
     more = form.get("max_usd", "").strip()
-    if more and not visitor.may("admin"):
-        raise Problem(403, "to change a budget needs the scope 'admin'.")
+    if more:
+        jobs_desk.require_budget_scope(visitor.token)
     try:
         wanted = ResumeRequest(max_usd=float(more) if more else None)
     except ValueError:

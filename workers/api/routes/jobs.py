@@ -19,7 +19,6 @@ from workers.api.snapshots import Snapshots
 from workers.api.state import Services, services_of
 from workers.api.views import job_view
 from workers.jobs import Job, State
-from workers.tokens import Scope
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -127,8 +126,8 @@ async def resume_job(
     """
     services = services_of(request)
     more = body.max_usd if body else None
-    if more is not None and not token.scope.allows(Scope.ADMIN):
-        raise Problem(403, "to change a budget needs the scope 'admin'.")
+    if more is not None:
+        jobs_desk.require_budget_scope(token)
     job = await to_thread.run_sync(jobs_desk.resume, services, job_id, more)
     snapshots(request).forget()
     return job_view(services, job)
