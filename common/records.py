@@ -168,6 +168,7 @@ class SystemCard(Record):
     Latencies are of one text at a time (`latency_texts` of them) on `hardware`, where
     `predict_texts` in `predict_seconds` were measured as well.
     `group` joins runs that differ by `seed` alone: they are compared as one system.
+    `stands_for`: names of systems of the same recipe with the same answers, listed once as this.
     """
 
     name: str
@@ -191,6 +192,7 @@ class SystemCard(Record):
     hardware: str | None = None
     group: str | None = None
     seed: int | None = None
+    stands_for: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 

@@ -671,7 +671,10 @@ def test_the_same_seed_trained_twice_is_no_second_seed() -> None:
     systems = seeded_systems(examples(60))
     card = systems[0].report.system.model_copy(update={"name": "run9/step by step"})
     again = Judged(systems[0].report.model_copy(update={"system": card}), systems[0].predictions)
-    assert each_once([*systems[:4], again])[0] == systems[:4]
+    kept, _ = each_once([*systems[:4], again])
+
+    assert kept[1:] == systems[1:4]
+    assert kept[0].report.system.stands_for == ["run9/step by step"]
 
 
 def test_other_answers_or_another_recipe_keep_a_system() -> None:

@@ -419,6 +419,18 @@ def test_welch_test_over_seeds_equals_scipys() -> None:
     assert not found.met
 
 
+def test_seeds_that_agree_on_one_side_are_still_tested() -> None:
+    gold = np.zeros(100, np.int8)
+    alike = np.stack([np.arange(100) < 10] * 3).astype(np.int8)
+    other = np.stack([np.arange(100) < n for n in (20, 24, 28)]).astype(np.int8)
+
+    found = seed_t_test(gold, alike, other, 2)
+
+    # Means 0.90 and 0.76; Welch: 0.14 / sqrt(0.04**2 / 3), two degrees of freedom.
+    assert found is not None
+    assert found.p == pytest.approx(2 * stats.t.sf(0.14 / np.sqrt(0.04**2 / 3), 2))
+
+
 def test_a_single_seed_is_said_to_have_no_spread() -> None:
     rng = np.random.default_rng(13)
     gold, one, _ = seeds_of(100, [0.8, 0.7], rng)

@@ -289,6 +289,26 @@ def test_the_gate_of_the_command_leaves_with_three(
     assert "'majority' is no other system" in err
 
 
+def test_the_gate_takes_the_name_of_a_system_that_two_runs_have_alike(
+    made: MakeRun, settings: Settings, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    rows = sentences(range(12), "train") + sentences(range(20, 40), "test")
+    one, two = (made(name, rows)[0].run_id for name in ("one", "two"))
+    monkeypatch.setenv("FINSTILL_RUNS", str(settings.runs))
+
+    codes = []
+    for words in (["tfidf"], [f"{two}/tfidf"], [f"{two}/majority"], [f"{two}/lora"]):
+        with pytest.raises(SystemExit) as left:
+            main(["compare", one, two, "--format", "md", "--fail-if-worse", *words])
+        codes.append(left.value.code or 0)
+
+    assert codes == [3, 3, 0, 2]
+    err = capsys.readouterr().err
+    assert f"{two}/tfidf: the same recipe and the same answers as {one}/tfidf" in err
+    assert f"{one}/majority, which is under test: not behind" in err
+
+
 def recorded(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -78,7 +78,7 @@ def compare(
     finstill compare RUN --teacher claude=answers.jsonl --with fingpt=generated.jsonl
     finstill compare RUN --format md --fail-if-worse tfidf
     """
-    from common.evaluation.gate import is_behind
+    from common.evaluation.gate import is_behind, stand_ins
     from workers.comparing import judge_runs, write_judgement
     from workers.outside import outside_of
     from workers.systems import Options
@@ -107,8 +107,11 @@ def compare(
         click.echo(f"written: {out}/report.html, report.md, report.json, report.parquet")
     else:
         _show(comparison, form, out)
-    if fail_if_worse and is_behind(comparison, fail_if_worse):
-        sys.exit(GATE_FAILED)
+    if fail_if_worse:
+        for told in stand_ins(comparison, fail_if_worse):
+            click.echo(f"--fail-if-worse: {told}", err=True)
+        if is_behind(comparison, fail_if_worse):
+            sys.exit(GATE_FAILED)
 
 
 def _show(comparison: Comparison, form: str, out: Path | None) -> None:
