@@ -210,6 +210,11 @@ class Client(threading.Thread):
 
     def _one(self, number: int, kind: str) -> None:
         key = {"Idempotency-Key": f"chaos-{self._name}-{number}"}
+        judged = self._judged() if kind == "compare" else []
+        if judged:
+            body = {"compare": {"runs": self._dice.sample(judged, min(2, len(judged)))}}
+            self.jobs[self.call("/v1/jobs", json.dumps(body).encode(), key)["id"]] = kind
+            return
         rows = "".join(json.dumps(row) + "\n" for row in self._rows(number, kind))
         upload = self.call("/v1/datasets?format=jsonl", rows.encode(), octets=True)["id"]
         body = {"inline": _config(f"upload:{upload}", kind), "until": UNTIL.get(kind, "label")}
@@ -222,6 +227,11 @@ class Client(threading.Thread):
             wait_for(lambda: self.call(f"/v1/jobs/{job['id']}")["state"] in ENDED,
                      f"{job['id']} is cancelled", GRACE_SECONDS)  # fmt: skip
             self.call(f"/v1/jobs/{job['id']}/resume", b"", fine=(409,))
+
+    def _judged(self) -> list[str]:
+        """Runs with a judged system; two of them were judged on different texts, which fails."""
+        runs = self.call("/v1/runs?limit=100")["items"]
+        return [run["id"] for run in runs if run["reported"]][: self._dice.randint(1, 2)]
 
     def _rows(self, number: int, kind: str) -> list[dict[str, Any]]:
         place = f"client {self._name}, job {number}"
@@ -297,8 +307,9 @@ def _config(upload: str, kind: str) -> dict[str, Any]:
 
 
 def mixture(jobs: int, dice: random.Random) -> list[str]:
-    """Half label only; the rest train, report, are cancelled, resumed or broken."""
-    shares = {"train": 0.1, "report": 0.1, "cancel": 0.15, "cancel, resume": 0.1, "broken": 0.05}
+    """Nearly half label only; the rest train, report, compare, are cancelled, resumed or broken."""
+    shares = {"train": 0.1, "report": 0.1, "compare": 0.1, "cancel": 0.15, "cancel, resume": 0.1,
+              "broken": 0.05}  # fmt: skip
     kinds = [kind for kind, share in shares.items() for _ in range(max(1, round(share * jobs)))]
     kinds = (kinds + ["label"] * jobs)[:jobs]
     dice.shuffle(kinds)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from common.config import RunConfig
+from common.config import JobConfig
 from common.errors import FinstillError, ServiceError
 from workers.graph import QUEUES
 from workers.jobs import Job, Jobs, State
@@ -39,14 +39,15 @@ class Client:
         self.jobs = Jobs(self.redis)
         self._closing: list[Callable[[], None]] = []
 
-    def submit(self, config: RunConfig, until: str = "report") -> RunDirectory:
+    def submit(self, config: JobConfig, until: str = "report") -> RunDirectory:
         """
-        Queue a run up to the stages of kind `until` (label, train, evaluate, report).
+        Queue a run up to the stages of kind `until` (label, train, evaluate, report), or a
+        comparison.
 
         The same config is the same run: what it finished before is not done again.
         Raises ServiceError when a queue has no worker.
         """
-        from workers.execution import submit
+        from workers.submitting import submit
 
         if not self.embedded:
             require_workers(self.redis, set(QUEUES))

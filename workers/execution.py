@@ -2,24 +2,20 @@
 
 import logging
 import os
-import shutil
 import socket
 import time
 from typing import Any
 
-from common.config import RunConfig
-from common.config.teacher import ClaudeTeacher
+from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError
-from common.task import load_task
-from workers.corrections import Corrections
 from workers.desk import Desk
-from workers.graph import Stage, fingerprint, is_done, ready_stages, stages_of, stages_until
+from workers.graph import Stage, is_done, stages_of, wanted_fingerprints
 from workers.jobs import Fault, StageRecord, State
 from workers.leases import Lease
-from workers.run_directory import RunDirectory, open_run, read_json
-from workers.services import Settings
+from workers.run_directory import RunDirectory, open_job
 from workers.stages import run_stage
-from workers.stages.context import StageContext
+from workers.stages.context import Report, StageContext
+from workers.submitting import advance, chunk_count, fetch_compared
 
 logger = logging.getLogger(__name__)
 
@@ -32,75 +28,6 @@ class _CallAgain(Exception):
     def __init__(self, seconds: float):
         super().__init__(seconds)
         self.seconds = seconds
-
-
-def submit(desk: Desk, run: RunDirectory, config: RunConfig, until: str = "report") -> None:
-    """
-    Put a run on the queue up to `until`; stages whose outputs exist are taken as done.
-
-    A run that is not at work goes by the corrections made until now.
-    """
-    desk.fetch(run.run_id)
-    if not any(not job.ended for job in desk.jobs.many([run.run_id])):
-        corrections = Corrections(desk.settings.runs / ".corrections")
-        corrections.pin(run, config.task, load_task(config.task).label_names)
-    desk.send_outputs(run.run_id)
-    records = [
-        StageRecord(
-            name=stage.name,
-            title=stage.title,
-            state=State.DONE if is_done(run, config, stage.name) else State.WAITING,
-        )
-        for stage in stages_until(config, until)
-    ]
-    desk.jobs.submit(run.run_id, until, records)
-    _forgive_batches(desk, run, config)
-    advance(desk, run, config)
-
-
-def _forgive_batches(desk: Desk, run: RunDirectory, config: RunConfig) -> None:
-    """Questions that batches gave up on are asked again when somebody submits the job again."""
-    for teacher in config.all_teachers:
-        if isinstance(teacher, ClaudeTeacher) and teacher.mode == "batch":
-            from teacher.batch_ledger import BatchLedger
-
-            BatchLedger(desk.redis).forgive(f"{run.run_id}:{teacher.name or teacher.model}")
-
-
-def advance(desk: Desk, run: RunDirectory, config: RunConfig) -> None:
-    """
-    Send every stage that can start and has not been sent.
-
-    Sent first and recorded afterwards: a crash in between sends a task twice, which the lease
-    and the fingerprint make harmless; the other order could lose one.
-    """
-    if desk.jobs.is_cancelled(run.run_id):
-        return
-    for stage in ready_stages(run, config):
-        record = desk.jobs.stage(run.run_id, stage.name)
-        if record and record.state is State.WAITING:
-            sent = _send(desk, run, config, stage)
-            desk.jobs.update(run.run_id, record.model_copy(update={"state": State.QUEUED, **sent}))
-
-
-def _send(desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage) -> dict[str, Any]:
-    if stage.name != "label":
-        desk.send(stage, run.run_id, None)
-        return {}
-    chunks = chunk_count(run, config)
-    for index in range(chunks):
-        desk.send(stage, run.run_id, index)
-    return {"total": rows_to_label(run), "unit": "rows"}
-
-
-def rows_to_label(run: RunDirectory) -> int:
-    """How many rows the teachers are asked about."""
-    return int((read_json(run.split_file) or {}).get("to_label", 0))
-
-
-def chunk_count(run: RunDirectory, config: RunConfig) -> int:
-    """How many labelling tasks the run has."""
-    return max(1, -(-rows_to_label(run) // config.labelling.chunk_rows))
 
 
 def execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None = None) -> bool:
@@ -119,7 +46,8 @@ def execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None = None) 
 
 def _execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None) -> bool:
     desk.fetch(run_id)
-    run, config = open_run(desk.settings.runs, run_id)
+    run, config = open_job(desk.settings.runs, run_id)
+    fetch_compared(desk, config)
     stage = stages_of(config)[stage_name]
     if is_done(run, config, stage_name):
         _finish(desk, run, config, stage)
@@ -136,17 +64,21 @@ def _execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None) -> boo
 
 
 def _work(
-    desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage, chunk: int | None, lease: Lease
+    desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage, chunk: int | None, lease: Lease
 ) -> None:
     import redis
 
     begun = time.time()
     if not _take_over(desk, run.run_id, stage, chunk):
         return
-    context = _context(desk, run, config, stage, chunk, lease)
-    made_from = fingerprint(config, stage.name, run.corrections)
+    made_from = wanted_fingerprints(run, config)[stage.name]
+    report = _report(desk, run, stage, chunk)
     try:
-        finished = _do(desk, context, stage, chunk)
+        if isinstance(config, ComparisonConfig):
+            finished = _compare(run, config, report)
+        else:
+            context = _context(desk, run, config, report, lease)
+            finished = _do(desk, context, stage, chunk)
     except _CallAgain as wait:
         _look_again(desk, run.run_id, stage, wait.seconds)
         return
@@ -169,6 +101,13 @@ def _work(
     if finished and not lease.lost:
         run.mark_done(stage.name, made_from, time.time() - begun)
         _finish(desk, run, config, stage)
+
+
+def _compare(run: RunDirectory, config: ComparisonConfig, report: Report) -> bool:
+    from workers.stages.comparison import compare_as_asked
+
+    compare_as_asked(run, config, report)
+    return True
 
 
 def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> bool:
@@ -220,15 +159,19 @@ def _take_over(desk: Desk, run_id: str, stage: Stage, chunk: int | None) -> bool
     return True
 
 
-def _context(
-    desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage, chunk: int | None, lease: Lease
-) -> StageContext:
+def _report(desk: Desk, run: RunDirectory, stage: Stage, chunk: int | None) -> Report:
     def report(done: int, total: int, unit: str = "", info: dict[str, Any] | None = None) -> None:
         if chunk is None:
             _record(desk, run.run_id, stage, done=done, total=total, unit=unit, info=info or {})
         else:
             desk.jobs.count_chunk(run.run_id, chunk, {"rows": done, **(info or {})})
 
+    return report
+
+
+def _context(
+    desk: Desk, run: RunDirectory, config: RunConfig, report: Report, lease: Lease
+) -> StageContext:
     return StageContext(
         settings=desk.settings,
         run=run,
@@ -239,7 +182,7 @@ def _context(
     )
 
 
-def _finish(desk: Desk, run: RunDirectory, config: RunConfig, stage: Stage) -> None:
+def _finish(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> None:
     """Sent before others' are fetched: of two that finish at once, the later one sees both."""
     desk.send_outputs(run.run_id)
     desk.fetch(run.run_id)
@@ -267,9 +210,3 @@ def _record(desk: Desk, run_id: str, stage: Stage, **changes: Any) -> None:
 def worker_name() -> str:
     """Host and process of this worker."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def free_disk_bytes(settings: Settings) -> int:
-    """What is left on the disk that takes the runs."""
-    settings.runs.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(settings.runs).free

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from common.config import RunConfig
+from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.config.data import FileData, FpbData
 from common.config.run import TrainedBaseline
 from common.config.teacher import ClaudeTeacher, RecordedTeacher
 from common.fingerprint import digest, digest_path
 from common.task import CONFIGS, load_task
-from workers.run_directory import RunDirectory, stage_fingerprint
+from workers.run_directory import RunDirectory, read_json, stage_fingerprint
 
 Queue = Literal["label", "train", "evaluate"]
 QUEUES: tuple[Queue, ...] = ("label", "train", "evaluate")
@@ -40,8 +40,13 @@ class Stage:
         return self.name.partition(":")[2]
 
 
-def stages_of(config: RunConfig) -> dict[str, Stage]:
+COMPARE = Stage("compare", "evaluate", (), "Compare the runs")
+
+
+def stages_of(config: JobConfig) -> dict[str, Stage]:
     """Every stage by name, in an order in which they can run."""
+    if isinstance(config, ComparisonConfig):
+        return {COMPARE.name: COMPARE}
     stages = [Stage("prepare", "label", (), "Prepare the data")]
     if config.all_teachers:
         stages.append(Stage("probe", "label", ("prepare",), "Probe the teacher"))
@@ -60,8 +65,13 @@ def stages_of(config: RunConfig) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
-def stages_until(config: RunConfig, until: str) -> list[Stage]:
-    """The stages that lead to all stages of the kind `until`: label, train, evaluate, report."""
+def stages_until(config: JobConfig, until: str) -> list[Stage]:
+    """
+    The stages that lead to all stages of the kind `until`: label, train, evaluate, report; of a
+    comparison its one stage.
+    """
+    if isinstance(config, ComparisonConfig):
+        return [COMPARE]
     order = ("label", "train", "evaluate", "report")
     wanted = {"prepare", "probe", "batch", "collect", *order[: order.index(until) + 1]}
     return [stage for stage in stages_of(config).values() if stage.verb in wanted]
@@ -113,18 +123,28 @@ def fingerprint(
     return fingerprints(config, corrections)[stage]
 
 
-def is_done(run: RunDirectory, config: RunConfig, stage: str) -> bool:
+def wanted_fingerprints(run: RunDirectory, config: JobConfig) -> dict[str, str]:
+    """The fingerprints by what lies on disk now: people's corrections, the runs to be compared."""
+    if isinstance(config, RunConfig):
+        return fingerprints(config, run.corrections)
+    folders = [RunDirectory(run.root.parent / name) for name in config.runs]
+    judged = [read_json(path) for f in folders for path in sorted(f.markers("evaluate"))]
+    inputs = [str(marker["fingerprint"]) for marker in judged if marker]
+    return {COMPARE.name: stage_fingerprint(COMPARE.name, config.model_dump(mode="json"), inputs)}
+
+
+def is_done(run: RunDirectory, config: JobConfig, stage: str) -> bool:
     """Whether a stage's output is on disk and made from this very input."""
-    return run.is_done(stage, fingerprint(config, stage, run.corrections))
+    return run.is_done(stage, wanted_fingerprints(run, config)[stage])
 
 
-def ready_stages(run: RunDirectory, config: RunConfig) -> list[Stage]:
+def ready_stages(run: RunDirectory, config: JobConfig) -> list[Stage]:
     """
     The stages that are not done and whose needs are, and the needs of those, to the root.
 
     A student can be done while the gold it will be judged by is being made anew.
     """
-    stages, wanted = stages_of(config), fingerprints(config, run.corrections)
+    stages, wanted = stages_of(config), wanted_fingerprints(run, config)
     done = {name for name in stages if run.is_done(name, wanted[name])}
     settled: set[str] = set()
     for name, stage in stages.items():

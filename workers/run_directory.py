@@ -2,13 +2,16 @@
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from common import __version__
-from common.config import RunConfig, validate_config
+from common.config import ComparisonConfig, JobConfig, RunConfig, validate_config
+from common.config.base import describe_faults
 from common.data.atomic import atomic_file
 from common.errors import InputError
 from common.fingerprint import digest
@@ -30,10 +33,19 @@ class RunDirectory:
         """The folder's name."""
         return self.root.name
 
+    def exists(self) -> bool:
+        """Whether it is the folder of a run or of a comparison."""
+        return self.config_file.exists() or self.comparison_file.exists()
+
     @property
     def config_file(self) -> Path:
         """The resolved configuration."""
         return self.root / "config.json"
+
+    @property
+    def comparison_file(self) -> Path:
+        """In its place, where the folder is that of a comparison of runs."""
+        return self.root / "comparison.json"
 
     @property
     def data(self) -> Path:
@@ -110,6 +122,10 @@ class RunDirectory:
         """The proof that a stage is finished."""
         return self.root / "stages" / f"{stage.replace(':', '.')}.json"
 
+    def markers(self, verb: str) -> list[Path]:
+        """The markers of all finished stages of a kind, such as `evaluate`."""
+        return list((self.root / "stages").glob(f"{verb}.*.json"))
+
     def is_done(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage finished with exactly this input."""
         marker = read_json(self.marker(stage))
@@ -137,12 +153,27 @@ class RunDirectory:
 Run = tuple[RunDirectory, RunConfig]
 
 
-def create_run(runs: Path, config: RunConfig) -> RunDirectory:
-    """Make the run's folder, or find it again: the same config is the same run."""
+def create_run(runs: Path, config: JobConfig) -> RunDirectory:
+    """Make the folder of a run or a comparison, or find it again: the same config is the same."""
     run = RunDirectory(runs / config.run_id)
-    if not run.config_file.exists():
-        write_json(run.config_file, config.model_dump(mode="json"))
+    is_run = isinstance(config, RunConfig)
+    file = run.config_file if is_run else run.comparison_file
+    if not file.exists():
+        write_json(file, config.model_dump(mode="json"))
     return run
+
+
+def open_job(runs: Path, job_id: str) -> tuple[RunDirectory, JobConfig]:
+    """A run or a comparison by its whole id. Raises InputError."""
+    directory = RunDirectory(runs / job_id)
+    tree = read_json(directory.comparison_file)
+    if tree is None:
+        return open_run(runs, job_id)
+    try:
+        return directory, ComparisonConfig.model_validate(tree)
+    except ValidationError as error:
+        file = str(directory.comparison_file)
+        raise InputError(describe_faults(file, error, ComparisonConfig)) from error
 
 
 def open_run(runs: Path, run_id: str) -> tuple[RunDirectory, RunConfig]:
@@ -158,6 +189,28 @@ def list_runs(runs: Path) -> list[RunDirectory]:
     """Every run in a folder, newest first."""
     found = [p.parent for p in runs.glob("*/config.json")]
     return [RunDirectory(p) for p in sorted(found, key=lambda p: -p.stat().st_mtime)]
+
+
+@dataclass(frozen=True)
+class FinishedComparison:
+    """A comparison that a job made."""
+
+    id: str
+    config: ComparisonConfig
+    made_at: float
+
+
+def list_comparisons(runs: Path) -> list[FinishedComparison]:
+    """Every finished comparison in a folder, newest first; what is none is passed over."""
+    found = []
+    for folder in (path.parent for path in runs.glob("*/comparison.json")):
+        directory = RunDirectory(folder)
+        with suppress(InputError, OSError):
+            made_at = directory.report("html").stat().st_mtime
+            _, config = open_job(runs, folder.name)
+            if isinstance(config, ComparisonConfig):
+                found.append(FinishedComparison(folder.name, config, made_at))
+    return sorted(found, key=lambda one: -one.made_at)
 
 
 def _find(runs: Path, run_id: str) -> Path:

@@ -77,8 +77,9 @@ class RunStore:
                     write_json(folder / _KNOWN, known)
 
     def runs(self) -> list[str]:
-        """The ids of the runs in the store."""
-        found = self._asked(lambda: self._files.glob(f"{self._root}/*/config.json"))
+        """The ids of the runs and comparisons in the store."""
+        kinds = [f"{self._root}/*/{name}" for name in ("config.json", "comparison.json")]
+        found = [path for kind in kinds for path in self._asked(partial(self._files.glob, kind))]
         return sorted(PurePosixPath(path).parent.name for path in found)
 
     def _listing(self, run_id: str) -> dict[str, str]:

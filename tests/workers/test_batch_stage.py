@@ -11,11 +11,12 @@ from common.config import RunConfig, load_config
 from common.errors import ConfigError
 from common.task import CONFIGS
 from workers.desk import Desk
-from workers.execution import execute, submit
+from workers.execution import execute
 from workers.graph import Stage, fingerprint, stages_of
 from workers.jobs import State
 from workers.run_directory import create_run
 from workers.services import settings_from_environment
+from workers.submitting import submit
 
 BATCHED = "teacher={kind: claude, model: claude-haiku-5-5, mode: batch, name: claude}"
 

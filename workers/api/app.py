@@ -20,7 +20,7 @@ from workers.api.routes import datasets, jobs, runs, system
 from workers.api.snapshots import Snapshots
 from workers.api.state import Options, Services
 from workers.services import Settings
-from workers.web import faults, pages, results
+from workers.web import comparisons, faults, pages, results
 
 logger = logging.getLogger("finstill.http")
 
@@ -64,7 +64,7 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
     app.state.metrics = Metrics(services)
     problems.install(app, _respond)
     faults.install(app)
-    for part in (jobs, runs, datasets, system, pages, results):
+    for part in (jobs, runs, datasets, system, pages, results, comparisons):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     observe = _observer(app.state.metrics)

@@ -8,6 +8,7 @@ import redis
 
 from common.errors import ServiceError
 from workers.jobs import Job, State
+from workers.run_directory import RunDirectory
 from workers.store import RunStore, store_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Follower:
     def _fetch_missing(self, store: RunStore) -> None:
         """Runs of before this server's time, which no job may be on record for."""
         for run_id in store.runs():
-            if not (self._services.settings.runs / run_id / "config.json").exists():
+            if not RunDirectory(self._services.settings.runs / run_id).exists():
                 store.fetch(run_id)
 
     def look(self, store: RunStore) -> None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.config import RunConfig, validate_config
+from common.config import JobConfig, RunConfig, validate_config
 from common.errors import FinstillError
 from teacher.budget import RedisPurse, raise_budget
 from workers.api.idempotency import once
@@ -15,11 +15,11 @@ from workers.api.models import JobRequest
 from workers.api.problems import Problem, not_found
 from workers.api.state import Services
 from workers.api.submission import inline, named
-from workers.execution import advance, submit
 from workers.graph import QUEUES
 from workers.jobs import Job, State
 from workers.registry import require_workers
-from workers.run_directory import RunDirectory, create_run, read_json
+from workers.run_directory import RunDirectory, create_run, open_job, read_json
+from workers.submitting import advance, submit
 from workers.tokens import Scope, Token
 
 logger = logging.getLogger(__name__)
@@ -43,15 +43,20 @@ def take(
         nonlocal queued
         config = resolve(services, request)
         run = create_run(services.settings.runs, config)
-        queued = _queue(services, run, config, request.until)
+        queued = _queue(services, run, config, request.kind)
         return run.run_id
 
     job_id = once(services.redis, token.id, key, request.model_dump(mode="json"), work)
     return job(services, job_id), queued
 
 
-def resolve(services: Services, request: JobRequest) -> RunConfig:
-    """The config a request asks for. Raises ConfigError, InputError."""
+def resolve(services: Services, request: JobRequest) -> JobConfig:
+    """The config a request asks for. Raises ConfigError, InputError, Problem 422."""
+    if request.compare is not None:
+        for name in request.compare.runs:
+            if not RunDirectory(services.settings.runs / name).config_file.is_file():
+                raise Problem(422, f"compare: there is no run {name} here.")
+        return request.compare
     if request.config is not None:
         return named(request.config, request.overrides)
     return inline(request.inline or {}, services.datasets)
@@ -84,9 +89,9 @@ def resume(services: Services, job_id: str, max_usd: float | None = None) -> Job
     found = job(services, job_id)
     if found.state is State.DONE or not (found.ended or _unsent(found)):
         raise Problem(409, f"job {job_id} is {found.state}; only a stopped one can be resumed.")
-    run, config = run_of(services, job_id)
+    run, config = _job_of(services, job_id)
     if max_usd is not None:
-        if config.labelling.max_usd is None:
+        if not isinstance(config, RunConfig) or config.labelling.max_usd is None:
             raise Problem(422, f"job {job_id} has no budget that could be changed.")
         raise_budget(services.redis, job_id, max_usd)
     _queue(services, run, config, found.kind)
@@ -102,6 +107,21 @@ def require_budget_scope(token: Token) -> None:
 def budget_of(services: Services, job_id: str, config: RunConfig) -> float | None:
     """The dollars a job may spend: its config's, or what it was raised to since."""
     return RedisPurse(services.redis, job_id, config.labelling.max_usd).max_usd
+
+
+def _job_of(services: Services, job_id: str) -> tuple[RunDirectory, JobConfig]:
+    """As `run_of`; of a comparison as well."""
+    if RunDirectory(services.settings.runs / job_id).comparison_file.is_file():
+        return open_job(services.settings.runs, job_id)
+    return run_of(services, job_id)
+
+
+def folder_of(services: Services, job_id: str) -> RunDirectory:
+    """Where a run or a comparison keeps its report. Raises Problem 404."""
+    folder = RunDirectory(services.settings.runs / job_id)
+    if not folder.exists():
+        raise not_found("run", job_id)
+    return folder
 
 
 def run_of(services: Services, run_id: str) -> tuple[RunDirectory, RunConfig]:
@@ -132,7 +152,7 @@ def send_unsent(services: Services) -> int:
     found = [one for one in services.jobs.all(_MOST_LOOKED_AT) if not one.ended and _unsent(one)]
     for one in found:
         try:
-            run, config = run_of(services, one.id)
+            run, config = _job_of(services, one.id)
             with services.desk() as desk:
                 advance(desk, run, config)
         except (Problem, FinstillError) as error:
@@ -144,7 +164,7 @@ def _unsent(found: Job) -> bool:
     return not any(stage.state in (State.QUEUED, State.RUNNING) for stage in found.stages)
 
 
-def _queue(services: Services, run: RunDirectory, config: RunConfig, until: str) -> bool:
+def _queue(services: Services, run: RunDirectory, config: JobConfig, until: str) -> bool:
     """Queue the run; False when it runs already, or is done as far as asked."""
     require_workers(services.redis, set(QUEUES), or_lately=True)
     with _alone(services, run.run_id):

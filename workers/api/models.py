@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from common.config import ComparisonConfig
 from workers.jobs import State
 from workers.tokens import NAME
 
@@ -22,6 +23,7 @@ CONFIG_NAME = r"^[a-z0-9][a-z0-9/._-]{0,127}$"
 PLAIN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000, pattern=PLAIN)]
 Until = Literal["label", "train", "evaluate", "report"]
+Kind = Literal["label", "train", "evaluate", "report", "compare"]
 Number = Annotated[StrictInt | StrictFloat, Field(allow_inf_nan=False)] | None
 
 
@@ -33,30 +35,41 @@ class Closed(BaseModel):
 
 class JobRequest(Closed):
     """
-    A run to do, up to the stages of kind `until`.
+    A run to do, up to the stages of kind `until`, or judged runs to `compare`.
 
-    Give either the name of a `config` of this installation, with some numbers changed by
+    For a run give the name of a `config` of this installation, with some numbers changed by
     `overrides`, or an `inline` config whose files are uploads (`upload:ID`).
     """
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"config": "demo", "overrides": {"seed": 7, "training.epochs": 2}}]
+            "examples": [
+                {"config": "demo", "overrides": {"seed": 7, "training.epochs": 2}},
+                {"compare": {"runs": ["demo-1a2b3c4d5e", "demo-5e4d3c2b1a"], "only": ["student"]}},
+            ]
         },
     )
     config: Annotated[str, StringConstraints(pattern=CONFIG_NAME)] | None = None
     overrides: dict[str, Number] = Field(default_factory=dict, max_length=32)
     inline: dict[str, Any] | None = None
+    compare: ComparisonConfig | None = None
     until: Until = "report"
 
     @model_validator(mode="after")
     def _one_source(self) -> "JobRequest":
-        if (self.config is None) == (self.inline is None):
-            raise ValueError("give either `config` or `inline`")
-        if self.inline is not None and self.overrides:
+        if [self.config, self.inline, self.compare].count(None) != 2:
+            raise ValueError("give one of `config`, `inline` and `compare`")
+        if self.config is None and self.overrides:
             raise ValueError("`overrides` belong to a named config; change the inline one instead")
+        if self.compare and self.until != "report":
+            raise ValueError("`until` belongs to a run; a comparison is one stage")
         return self
+
+    @property
+    def kind(self) -> Kind:
+        """What the job's record says it is."""
+        return "compare" if self.compare else self.until
 
 
 class ResumeRequest(Closed):

@@ -13,7 +13,8 @@ from workers.run_directory import RunDirectory, list_runs, read_json
 
 def job_view(services: Services, job: Job) -> JobView:
     """A job with its addresses."""
-    base = f"/v1/jobs/{job.id}"
+    base, run = f"/v1/jobs/{job.id}", f"/v1/runs/{job.id}"
+    made = {"report": f"{run}/report"} if job.kind == "compare" else {"run": run}
     return JobView(
         id=job.id,
         kind=job.kind,
@@ -22,7 +23,7 @@ def job_view(services: Services, job: Job) -> JobView:
         stages=[_stage(services, stage) for stage in job.stages],
         counters=job.counters,
         fault=_fault(services, job.fault),
-        links={"self": base, "events": f"{base}/events", "run": f"/v1/runs/{job.id}"},
+        links={"self": base, "events": f"{base}/events", **made},
     )
 
 

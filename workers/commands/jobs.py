@@ -12,7 +12,7 @@ from workers.client import Client, job_records, raise_for
 from workers.commands.submission import follow
 from workers.display import note
 from workers.jobs import Job
-from workers.run_directory import open_run
+from workers.run_directory import open_job
 from workers.services import settings_from_environment
 
 
@@ -98,7 +98,7 @@ def _resume(job_id: str, console: Console, max_usd: float | None) -> None:
     settings = settings_from_environment()
     client = Client(settings)
     job = client.jobs.get(job_id)
-    _, config = open_run(settings.runs, job.id)
+    _, config = open_job(settings.runs, job.id)
     if max_usd is not None:
         raise_budget(client.redis, job.id, max_usd)
     client.submit(config, job.kind)

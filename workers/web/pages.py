@@ -1,6 +1,7 @@
 """Logging in and out, static files, jobs and the system."""
 
 import shutil
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,8 @@ from workers.api.state import Services, services_of
 from workers.api.submission import catalogue
 from workers.api.survey import cache_stats, queue_depths, redis_info, teachers, workers
 from workers.diagnosis import Finding, diagnose_versions
-from workers.jobs import State
+from workers.jobs import Job, State
+from workers.run_directory import RunDirectory, read_json
 from workers.tokens import Scope
 from workers.web.rendering import render, static_files
 from workers.web.unanswered import Unmet, unmet_by_reason
@@ -146,15 +148,10 @@ def _job(visitor: Visit, job_id: str) -> Response:
     config: Any = None
     dropped: dict[str, int] = {}
     unmet: list[Unmet] = []
-    try:
+    with suppress(Problem, FinstillError):
         run, config = jobs_desk.run_of(services, job_id)
-        from workers.run_directory import read_json
-
         dropped = (read_json(run.labels_summary) or {}).get("dropped", {})
         unmet = unmet_by_reason(run, config)
-        reported = run.report("html").exists()
-    except (Problem, FinstillError):
-        reported = False
     return render(
         "job.html",
         title=job.id,
@@ -164,10 +161,16 @@ def _job(visitor: Visit, job_id: str) -> Response:
         budget=jobs_desk.budget_of(services, job.id, config) if config else None,
         dropped=dropped,
         unmet=unmet,
-        reported=reported,
+        reported=_reported(services, job),
         teachers=teachers(services).items,
         fault=services.scrub(job.fault.message) if job.fault else None,
     )
+
+
+def _reported(services: Services, job: Job) -> bool:
+    """A report of before stays in its place; a comparison has none until it is done."""
+    report = RunDirectory(services.settings.runs / job.id).report("html")
+    return report.exists() and (job.kind != "compare" or job.state is State.DONE)
 
 
 @router.post("/jobs/{job_id}/cancel")

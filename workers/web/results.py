@@ -1,12 +1,12 @@
-"""Runs, comparisons, trying a student, and the labels."""
+"""Runs, trying a student, and the labels."""
 
 import time
 from typing import Annotated, Any
 
 import yaml
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from common.config import RunConfig
 from common.errors import FinstillError
@@ -16,7 +16,7 @@ from workers.api.datasets import Format
 from workers.api.listing import decode_cursor
 from workers.api.models import RUN_ID, PredictRequest
 from workers.api.problems import Problem
-from workers.api.routes.runs import REPORT_POLICY, model_folder, report_of, runs_page
+from workers.api.routes.runs import model_folder, report_of, runs_page
 from workers.api.state import Services
 from workers.api.views import run_detail
 from workers.corrections import Correction
@@ -31,8 +31,6 @@ from workers.web.visits import Visit, Visitor, our_form
 
 router = APIRouter(include_in_schema=False)
 RunId = Annotated[str, Path(pattern=RUN_ID)]
-_one_comparison = CapacityLimiter(1)  # each resamples for seconds on all cores
-MOST_COMPARED = 8
 
 
 @router.get("/runs")
@@ -102,36 +100,8 @@ def _flat(value: Any, path: str) -> Any:
 @router.get("/runs/{run_id}/report")
 async def report(run_id: RunId, visitor: Visitor) -> Response:
     """The report, in its sandbox."""
-    directory, _ = await to_thread.run_sync(jobs_desk.run_of, visitor.services, run_id)
-    return report_of(directory, "html")
-
-
-@router.get("/compare")
-async def compare(
-    visitor: Visitor, runs: Annotated[list[str] | None, Query(max_length=MOST_COMPARED)] = None
-) -> Response:
-    """Choose runs; with some chosen, their report."""
-    known = await to_thread.run_sync(runs_page, visitor.services, 100, None)
-    chosen = [item.id for item in known.items if item.id in (runs or [])]
-    items = [item for item in known.items if item.accuracy]
-    if not chosen:
-        return render("compare.html", title="Compare", visitor=visitor, items=items, fault=None)
-    try:
-        page = await to_thread.run_sync(
-            _comparison, visitor.services, chosen, limiter=_one_comparison
-        )
-    except FinstillError as error:
-        fault = visitor.services.scrub(str(error))
-        return render("compare.html", 422, title="Compare", visitor=visitor, items=items,
-                      fault=fault)  # fmt: skip
-    return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
-
-
-def _comparison(services: Services, chosen: list[str]) -> str:
-    from common.evaluation.render import render_html
-    from workers.comparing import compare_runs
-
-    return render_html(compare_runs([jobs_desk.run_of(services, name) for name in chosen]))
+    folder = await to_thread.run_sync(jobs_desk.folder_of, visitor.services, run_id)
+    return report_of(folder, "html")
 
 
 @router.get("/try")

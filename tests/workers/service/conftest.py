@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,22 @@ def submitter(bearer: Callable[..., dict[str, str]]) -> dict[str, str]:
 @pytest.fixture
 def admin(bearer: Callable[..., dict[str, str]]) -> dict[str, str]:
     return bearer("admin")
+
+
+@pytest.fixture
+def login(web: TestClient, bearer: Callable[..., dict[str, str]]) -> Callable[..., str]:
+    """Log in with a new token of a scope; the session's form secret."""
+
+    def enter(scope: str = "submit") -> str:
+        token = bearer(scope)["Authorization"].removeprefix("Bearer ")
+        answer = web.post("/login", data={"token": token, "next": "/jobs"}, follow_redirects=False)
+        assert answer.status_code == 303, answer.text
+        page = web.get("/jobs", headers={"Accept": "text/html"}).text
+        found = re.search(r'name="csrf" value="([^"]+)"', page)
+        assert found is not None
+        return found.group(1)
+
+    return enter
 
 
 @pytest.fixture(scope="session")

@@ -108,6 +108,14 @@ def test_a_person_runs_the_demo_in_the_browser(
     page.click("main form button")
     page.wait_for_selector(".verdict")
 
+    page.goto(f"{address}/compare")
+    page.click("input[type=checkbox] >> nth=0")
+    page.click("main form button")
+    page.wait_for_selector("h1 .state.done", timeout=120_000)
+    page.click("text=Open the report")
+    page.wait_for_url("**/runs/compare-*/report")
+    assert "accuracy" in page.inner_text("body").lower()
+
     page.goto(f"{address}/jobs")
     page.click("summary")
     page.fill("input[name=seed]", "91" if scheme == "light" else "92")

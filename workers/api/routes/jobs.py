@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from workers.api import jobs_desk
 from workers.api.auth import Reader, Submitter
 from workers.api.listing import decode_cursor, encode_cursor, page_of_jobs
-from workers.api.models import RUN_ID, JobPage, JobRequest, JobView, ResumeRequest, Until
+from workers.api.models import RUN_ID, JobPage, JobRequest, JobView, Kind, ResumeRequest
 from workers.api.problems import Problem, responses
 from workers.api.snapshots import Snapshots
 from workers.api.state import Services, services_of
@@ -43,7 +43,7 @@ async def submit_job(
     request: Request, response: Response, body: JobRequest, token: Submitter, key: Key = None
 ) -> JobView:
     """
-    Queue a labelling, a training, an evaluation or a whole run.
+    Queue a labelling, a training, an evaluation, a whole run, or a comparison of runs.
 
     202 when it was queued, 200 when the same config runs or was submitted under the same
     `Idempotency-Key` before.
@@ -61,7 +61,7 @@ async def list_jobs(
     request: Request,
     token: Reader,
     state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
-    until: Annotated[Until | None, Query(description="Only jobs up to this stage.")] = None,
+    until: Annotated[Kind | None, Query(description="Only jobs up to this stage.")] = None,
     name: Annotated[
         str | None, Query(max_length=64, description="Only jobs whose id starts so.",
                           pattern=r"^[a-z0-9._-]*$", examples=["demo"])

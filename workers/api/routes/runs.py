@@ -88,8 +88,8 @@ async def read_report(
     token: Reader,
     format: Annotated[Literal["html", "md", "json"], Query()] = "html",
 ) -> Response:
-    """The report: every judged system of the run side by side."""
-    run, _ = await to_thread.run_sync(_run, services_of(request), run_id)
+    """The report: every judged system of the run, or of the compared runs, side by side."""
+    run = await to_thread.run_sync(jobs_desk.folder_of, services_of(request), run_id)
     return report_of(run, format)
 
 
