@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _NANO = 1_000_000_000
 _REQUESTS_AT_A_TIME = 8
+_SPENT_BY_ALL = "finstill:spent"
 _WAIT_SECONDS = 0.05
 
 
@@ -121,6 +122,7 @@ return {granted, others}
 _SETTLE = """
 local spent, returned = tonumber(ARGV[2]), tonumber(ARGV[3])
 redis.call('HINCRBY', KEYS[1], 'spent', spent)
+redis.call('INCRBY', KEYS[2], spent)
 local held = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
 local taken = math.min(held, spent + returned)
 if held - taken > 0 then redis.call('HINCRBY', KEYS[1], ARGV[1], -taken)
@@ -136,8 +138,30 @@ def raise_budget(client: "redis.Redis", job_id: str, max_usd: float) -> None:
     patiently(partial(client.set, _budget_key(job_id), repr(max_usd)))
 
 
+def spent_by(client: "redis.Redis", job_ids: Sequence[str]) -> dict[str, float]:
+    """
+    Dollars that jobs have paid until now, probes and batches included, in one round trip; jobs
+    that have paid nothing are left out.
+    """
+    pipe = client.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.hget(_purse_key(job_id), "spent")
+    found = zip(job_ids, pipe.execute() if job_ids else [], strict=True)
+    return {job_id: int(nano) / _NANO for job_id, nano in found if nano}
+
+
+def spent_by_all(client: "redis.Redis") -> float:
+    """Dollars that all jobs together have paid since this Redis began to count."""
+    nano: Any = client.get(_SPENT_BY_ALL)
+    return int(nano or 0) / _NANO
+
+
 def _budget_key(job_id: str) -> str:
     return f"finstill:budget:{job_id}"
+
+
+def _purse_key(job_id: str) -> str:
+    return f"finstill:purse:{job_id}"
 
 
 class RedisPurse:
@@ -153,7 +177,7 @@ class RedisPurse:
         raised: Any = patiently(partial(client.get, _budget_key(job_id)))
         self.max_usd = float(raised) if raised and max_usd is not None else max_usd
         self._client = client
-        self._key = f"finstill:purse:{job_id}"
+        self._key = _purse_key(job_id)
         self._reserve = client.register_script(_RESERVE)
         self._settle = client.register_script(_SETTLE)
 
@@ -167,7 +191,7 @@ class RedisPurse:
 
     def settle(self, owner: str, spent: float, returned: float) -> None:
         amounts = [_nano(spent), _nano(returned)]
-        patiently(partial(self._settle, keys=[self._key], args=[owner, *amounts]))
+        patiently(partial(self._settle, keys=[self._key, _SPENT_BY_ALL], args=[owner, *amounts]))
 
     def money(self) -> Money:
         fields: Any = patiently(partial(self._client.hgetall, self._key))

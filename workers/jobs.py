@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from common.errors import InputError
 from common.records import Record
+from teacher.budget import spent_by
 from teacher.pace_state import PACE_KEY
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class State(StrEnum):
 
 # of a labelling stage's counters, what stands beside its bar
 _TOLD = ("cached", "failed", "throttled", "usd")
+_TOTALS = "finstill:totals"
 ENDED = {State.DONE, State.FAILED, State.CANCELLED, State.PAUSED}
 
 
@@ -127,7 +129,7 @@ class Jobs:
         return {name: float(json.loads(raw)["limit"]) for name, raw in states if raw}
 
     def many(self, ids: Sequence[str]) -> list[Job]:
-        """The jobs of exactly these ids, in one round trip; unknown ones are left out."""
+        """The jobs of exactly these ids, in two round trips; unknown ones are left out."""
         pipe = self._redis.pipeline(transaction=False)
         for job_id in ids:
             key = _key(job_id)
@@ -135,8 +137,9 @@ class Jobs:
             pipe.hgetall(f"{key}:stages")
             pipe.hvals(f"{key}:chunks")
         found = iter(pipe.execute() if ids else [])
+        paid = spent_by(self._redis, ids)
         parts = zip(ids, found, found, found, strict=False)
-        return [_job(name, _mapping(head), _mapping(stages), chunks)
+        return [_job(name, _mapping(head), _mapping(stages), chunks, paid.get(name))
                 for name, head, stages, chunks in parts if head]  # fmt: skip
 
     def all(self, most: int = 100) -> list[Job]:
@@ -173,8 +176,23 @@ class Jobs:
         return wish is not None or state is not None
 
     def count_chunk(self, job_id: str, chunk: int, counts: dict[str, float]) -> None:
-        """Set what one chunk has counted so far; a chunk done twice is counted once."""
-        self._redis.hset(f"{_key(job_id)}:chunks", str(chunk), json.dumps(counts))
+        """
+        Set what one chunk has counted so far; a chunk done twice is counted once.
+
+        What it has more than before is added to the totals of all jobs.
+        """
+        key, field = f"{_key(job_id)}:chunks", str(chunk)
+        before = from_json(cast("bytes | None", self._redis.hget(key, field)) or b"{}")
+        pipe = self._redis.pipeline()
+        pipe.hset(key, field, json.dumps(counts))
+        for name, count in counts.items():
+            if (more := count - before.get(name, 0)) > 0:
+                pipe.hincrbyfloat(_TOTALS, name, more)
+        pipe.execute()
+
+    def totals(self) -> dict[str, float]:
+        """What all chunks of all jobs have counted since this Redis began to count."""
+        return {n.decode(): float(v) for n, v in _mapping(self._redis.hgetall(_TOTALS)).items()}
 
     def finish_chunk(self, job_id: str, chunk: int) -> int:
         """Note that a chunk is done; how many are."""
@@ -216,9 +234,13 @@ class Jobs:
 
 
 def _job(
-    job_id: str, head: dict[bytes, bytes], records: dict[bytes, bytes], chunks: list[bytes]
+    job_id: str,
+    head: dict[bytes, bytes],
+    records: dict[bytes, bytes],
+    chunks: list[bytes],
+    paid: float | None,
 ) -> Job:
-    counters = _sum(chunks)
+    counters = _sum(chunks) | ({} if paid is None else {"usd": paid})
     stages = [
         _with_counts(StageRecord.model_validate_json(records[name.encode()]), counters)
         for name in json.loads(head[b"order"])

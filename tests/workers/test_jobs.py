@@ -4,6 +4,7 @@ import pytest
 import redis
 
 from common.errors import InputError
+from teacher.budget import RedisPurse, spent_by_all
 from workers.display import note
 from workers.jobs import Fault, Jobs, StageRecord, State
 
@@ -63,6 +64,32 @@ def test_a_chunk_done_twice_is_counted_once(client: redis.Redis) -> None:
     jobs.count_chunk("run-1", 1, {"rows": 44, "usd": 0.25})
 
     assert jobs.get("run-1").counters == {"rows": 300, "usd": 1.25}
+
+
+def test_all_that_chunks_counted_is_summed_over_jobs_and_a_chunk_done_twice_once(
+    client: redis.Redis,
+) -> None:
+    jobs = Jobs(client)
+
+    jobs.count_chunk("run-1", 0, {"rows": 100, "cached": 1})
+    jobs.count_chunk("run-1", 0, {"rows": 256, "cached": 1})
+    jobs.count_chunk("run-1", 0, {"rows": 30, "cached": 30})  # taken over after a crash
+    jobs.count_chunk("run-2", 0, {"rows": 44})
+
+    assert jobs.totals() == {"rows": 300, "cached": 30}
+
+
+def test_a_job_tells_what_was_paid_the_probe_included(client: redis.Redis) -> None:
+    jobs = Jobs(client)
+    jobs.submit("run-1", "run", stages(State.RUNNING))
+    RedisPurse(client, "run-1").settle("probe", 0.125, 0.0)
+    RedisPurse(client, "run-1").settle("chunk", 1.0, 0.0)
+    RedisPurse(client, "run-2").settle("chunk", 0.5, 0.0)
+
+    jobs.count_chunk("run-1", 0, {"rows": 256, "usd": 1.0})
+
+    assert jobs.get("run-1").counters == {"rows": 256, "usd": 1.125}
+    assert spent_by_all(client) == 1.625
 
 
 def test_a_failure_keeps_its_sentence_and_its_exit_code(client: redis.Redis) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from workers.api.state import Services
-from workers.api.survey import queue_depths, teachers, totals, workers
+from workers.api.survey import Totals, queue_depths, teachers, totals, workers
 from workers.jobs import Job, State
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
@@ -54,8 +54,8 @@ class _Installation(Collector):
         yield _gauges("finstill_workers", "Workers listening", "queue", dict(listening))
         states = Counter({state.value: 0 for state in State})
         states.update(job.state.value for job in jobs)
-        yield _gauges("finstill_jobs", "Jobs on record", "state", dict(states))
-        yield from _labelling(jobs)
+        yield _gauges("finstill_jobs", "The newest 500 jobs", "state", dict(states))
+        yield from _labelling(totals(self._services))
         yield from _trainings(jobs)
         throttled = {t.name: t.state.get("throttled", 0) for t in teachers(self._services).items}
         yield _gauges("finstill_teacher_throttled", "Throttled replies since the pace was set up",
@@ -64,11 +64,8 @@ class _Installation(Collector):
         yield GaugeMetricFamily("finstill_models_loaded", "Students in memory", value=models)
 
 
-def _labelling(jobs: list[Job]) -> Iterator[Metric]:
-    sums = totals(jobs)
-    answers = CounterMetricFamily(
-        "finstill_answers", "Answers of the jobs on record", labels=["source"]
-    )
+def _labelling(sums: Totals) -> Iterator[Metric]:
+    answers = CounterMetricFamily("finstill_answers", "Answers to rows", labels=["source"])
     answers.add_metric(["teacher"], sums.asked)
     answers.add_metric(["cache"], sums.cached)
     yield answers

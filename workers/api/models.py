@@ -227,7 +227,7 @@ class ConfigList(BaseModel):
 
 
 class CacheStats(BaseModel):
-    """Paid answers kept in Redis, and what the jobs on record have asked and saved."""
+    """Paid answers kept in Redis, and what all jobs have asked and saved."""
 
     answers: int
     memory_bytes: int
@@ -244,7 +244,7 @@ class TeacherView(BaseModel):
 
 
 class TeacherList(BaseModel):
-    """The teachers' services that have been asked, and the money spent on jobs on record."""
+    """The teachers' services that have been asked, and the money spent by all jobs."""
 
     items: list[TeacherView]
     usd: float

@@ -1,25 +1,25 @@
 """What the service knows of cache, teachers, queues and Redis: read only, bounded in cost."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 
+from teacher.budget import spent_by_all
 from teacher.pace_state import PACE_KEY
 from workers.api.models import CacheStats, TeacherList, TeacherView
 from workers.api.state import Services
 from workers.graph import QUEUES
-from workers.jobs import Job
 from workers.registry import WorkerRecord, living_workers
 
 ANSWERS = "finstill:a:*"
 BROKER_PREFIX = "finstill:celery:"
-_JOBS = 500
 _MOST_KEYS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the jobs on record."""
+    """Sums over all jobs since this Redis began to count."""
 
     asked: float
     cached: float
@@ -29,26 +29,23 @@ class Totals:
     output_tokens: float
 
 
-def totals(jobs: list[Job]) -> Totals:
-    """What labelling counted, over jobs."""
-
-    def sum_of(name: str) -> float:
-        return sum(job.counters.get(name, 0) for job in jobs)
-
-    answers = sum_of("answered") + sum_of("unanswered")
+def totals(services: Services) -> Totals:
+    """What labelling counted and paid; none of it ever falls, as a counter of Prometheus must."""
+    counted: Counter[str] = Counter()
+    counted.update(services.jobs.totals())
     return Totals(
-        asked=answers - sum_of("cached"),
-        cached=sum_of("cached"),
-        unanswered=sum_of("unanswered"),
-        usd=sum_of("usd"),
-        input_tokens=sum_of("input_tokens"),
-        output_tokens=sum_of("output_tokens"),
+        asked=max(0.0, counted["answered"] + counted["unanswered"] - counted["cached"]),
+        cached=counted["cached"],
+        unanswered=counted["unanswered"],
+        usd=spent_by_all(services.redis),
+        input_tokens=counted["input_tokens"],
+        output_tokens=counted["output_tokens"],
     )
 
 
 def cache_stats(services: Services) -> CacheStats:
     """Kept answers are counted by walking the keys, a block at a time."""
-    sums = totals(services.jobs.all(_JOBS))
+    sums = totals(services)
     return CacheStats(
         answers=count_keys(services, ANSWERS),
         memory_bytes=int(redis_info(services).get("used_memory", 0)),
@@ -76,7 +73,7 @@ def teachers(services: Services) -> TeacherList:
         if raw:
             name = services.scrub(key.decode().removeprefix(PACE_KEY))
             items.append(TeacherView(name=name, state=_pace(json.loads(raw))))
-    return TeacherList(items=items, usd=round(totals(services.jobs.all(_JOBS)).usd, 6))
+    return TeacherList(items=items, usd=round(spent_by_all(services.redis), 6))
 
 
 def _pace(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
+from teacher.budget import RedisPurse
 from workers.corrections import Correction, Corrections
 from workers.jobs import Jobs, StageRecord, State
 from workers.services import Settings
@@ -44,6 +45,7 @@ def test_metrics_count_what_the_jobs_counted(
     Jobs(client).submit("a-0000000001", "report", [stage])
     counts = {"answered": 8, "unanswered": 2, "cached": 4, "usd": 0.5, "input_tokens": 70}
     Jobs(client).count_chunk("a-0000000001", 0, counts)
+    RedisPurse(client, "a-0000000001").settle("worker", 0.5, 0.0)
 
     told = exposed(web, reader)
 
@@ -53,6 +55,23 @@ def test_metrics_count_what_the_jobs_counted(
     assert told["finstill_spend_usd_total"] == 0.5
     assert told['finstill_jobs{state="done"}'] == 1
     assert told['finstill_workers{queue="train"}'] == 1
+
+
+def test_a_counter_does_not_fall_when_a_job_is_submitted_again_or_leaves_the_record(
+    web: TestClient, reader: Headers, client: redis.Redis
+) -> None:
+    jobs, stage = Jobs(client), StageRecord(name="s", title="S")
+    jobs.submit("a-0000000001", "report", [stage])
+    jobs.count_chunk("a-0000000001", 0, {"answered": 8, "cached": 3})
+    jobs.clear_counters("a-0000000001")
+    for number in range(501):
+        jobs.submit(f"b-{number:010x}", "report", [stage])
+    jobs.count_chunk("b-0000000001", 0, {"answered": 2, "cached": 2})
+
+    told = exposed(web, reader)
+
+    assert told['finstill_answers_total{source="teacher"}'] == 5
+    assert told['finstill_answers_total{source="cache"}'] == 5
 
 
 def test_the_time_of_a_training_step_is_told_while_it_trains(

@@ -76,7 +76,7 @@ async def metrics(request: Request, token: Reader) -> Response:
 
 @router.get("/v1/cache/stats", response_model=CacheStats, responses=responses())
 async def read_cache_stats(request: Request, token: Reader) -> CacheStats:
-    """How many answers are kept, and what the jobs on record asked and saved."""
+    """How many answers are kept, and what all jobs asked and saved."""
     return await to_thread.run_sync(cache_stats, services_of(request))
 
 
