@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from common.errors import InputError
@@ -89,9 +90,15 @@ def mean_interval(values: Floats, level: float) -> Interval:
     return Interval(value=mean, low=mean - reach, high=mean + reach, level=level)
 
 
+def bin_of(sure: Floats, bins: int) -> NDArray[np.int64]:
+    """Which of the equal bins (low, high] each probability lies in; 0 lies in the first."""
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.digitize(sure, edges, right=True) - 1, 0, bins - 1)
+
+
 def _reliability(sure: Floats, right: np.ndarray, bins: int) -> list[ReliabilityBin]:
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.digitize(sure, edges, right=True) - 1, 0, bins - 1)
+    place = bin_of(sure, bins)
     return [
         ReliabilityBin(
             low=float(edges[i]),

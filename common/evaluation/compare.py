@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from common.config.run import EvaluationConfig
 from common.errors import InputError
 from common.evaluation.browse import browse_texts
+from common.evaluation.calibration import probability_matrix
 from common.evaluation.comparison import (
     BrowseText,
     Comparison,
@@ -17,6 +18,7 @@ from common.evaluation.comparison import (
     PairComparison,
     ReportContext,
 )
+from common.evaluation.correction import corrected
 from common.evaluation.counts import Codes, label_codes
 from common.evaluation.evaluate import (
     AGREEMENT,
@@ -26,13 +28,16 @@ from common.evaluation.evaluate import (
     text_parts,
 )
 from common.evaluation.grouping import PRIMARY, SECONDARY, compare_seed_groups, group_headline
-from common.evaluation.pairs import Answers, compare_pair, corrected
+from common.evaluation.paired_calibration import confidence_of
+from common.evaluation.pairs import Answers, compare_pair
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.resampling import seeded
-from common.evaluation.scores import text_scores
+from common.evaluation.scores import probability_text_scores, rationale_text_scores
 from common.evaluation.verdicts import display_name, headline, listed, outcome_of, sentence
-from common.records import EvaluationReport, Example, SystemCard, TeacherAnswer
+from common.records import EvaluationReport, Example, Prediction, SystemCard
 from common.task import TaskDefinition
+
+EACH_FOR_ITSELF = "each metric (and label, part and score) for itself"
 
 
 def compare_systems(
@@ -56,11 +61,7 @@ def compare_systems(
     reports = distinct_reports([s.report for s in systems], len(gold))
     joined = [join_predictions(gold, s.predictions, s.report.system.name) for s in systems]
     answers = [
-        Answers(
-            report.system.name,
-            label_codes([p.label for p in predictions], names),
-            text_scores(gold, codes, predictions, task, _references(report, context)),
-        )
+        _answers(report, gold, codes, predictions, task, settings, context)
         for report, predictions in zip(reports, joined, strict=True)
     ]
     texts = browse_texts(gold, joined, task, settings.browse_rows, context)
@@ -68,6 +69,27 @@ def compare_systems(
     parts = text_parts([example.id for example in gold], levels, near_duplicates)
     return compare_codes(
         reports, codes, answers, task, settings, context=context, texts=texts, parts=parts
+    )
+
+
+def _answers(
+    report: EvaluationReport,
+    gold: Sequence[Example],
+    codes: Codes,
+    predictions: Sequence[Prediction],
+    task: TaskDefinition,
+    settings: EvaluationConfig,
+    context: ReportContext,
+) -> Answers:
+    names = task.label_names
+    probabilities = probability_matrix(predictions, names)
+    references = {} if report.system.role == "teacher" else context.teacher_answers
+    return Answers(
+        report.system.name,
+        label_codes([p.label for p in predictions], names),
+        rationale_text_scores(gold, predictions, task, references, settings.encoder)
+        | probability_text_scores(codes, probabilities),
+        confidence_of(codes, probabilities),
     )
 
 
@@ -89,7 +111,9 @@ def compare_codes(
     """
     labels = len(task.labels)
     reference = _reference(reports, context.reference)
-    pairs, families = compare_answers(gold, answers, labels, settings, reference)
+    pairs, families = compare_answers(
+        gold, answers, task.label_names, settings, reference, parts or {}
+    )
     titles = {r.system.name: display_name(r.system) for r in reports}
     pairs = [_judged(pair, titles, settings) for pair in pairs]
     groups, group_pairs = compare_seed_groups(reports, gold, answers, labels, settings, reference)
@@ -127,9 +151,10 @@ def compare_codes(
 def compare_answers(
     gold: Codes,
     answers: Sequence[Answers],
-    labels: int,
+    names: Sequence[str],
     settings: EvaluationConfig,
     reference: str,
+    parts: Mapping[str, NDArray[np.bool_]],
 ) -> tuple[list[PairComparison], list[Family]]:
     """Every pair of systems tested on label codes, p values corrected within two families."""
     found: dict[str, list[PairComparison]] = {PRIMARY: [], SECONDARY: []}
@@ -137,7 +162,7 @@ def compare_answers(
     for first, second in combinations(ordered, 2):
         family = PRIMARY if first.name == reference else SECONDARY
         rng = seeded(settings, first.name, second.name)
-        pair = compare_pair(gold, first, second, labels, settings, rng, family)
+        pair = compare_pair(gold, first, second, names, settings, rng, family, parts)
         found[family].append(pair)
     statements = {
         PRIMARY: "{size} comparison(s) of the reference system with each other system",
@@ -146,7 +171,7 @@ def compare_answers(
     families = [
         Family(
             name=name,
-            statement=statements[name].format(size=len(pairs)) + ", each metric for itself",
+            statement=f"{statements[name].format(size=len(pairs))}, {EACH_FOR_ITSELF}",
             size=len(pairs),
             alpha=settings.alpha,
         )
@@ -187,10 +212,6 @@ def _told_apart(report: EvaluationReport, alike: Sequence[SystemCard]) -> Evalua
     suffix = f"seed {card.seed}" if by_seed else card.name
     title = f"{card.title} [{suffix}]"
     return report.model_copy(update={"system": card.model_copy(update={"title": title})})
-
-
-def _references(report: EvaluationReport, context: ReportContext) -> dict[str, TeacherAnswer]:
-    return {} if report.system.role == "teacher" else context.teacher_answers
 
 
 def _reference(reports: Sequence[EvaluationReport], wanted: str | None) -> str:

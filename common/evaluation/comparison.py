@@ -89,7 +89,9 @@ class ScoreTest(Record):
     A score that every text has of its own, compared text by text (first - second).
 
     `t_test` and `wilcoxon` are both given; `advised` is the one that Shapiro-Wilk points to.
-    `cohens_d` is the mean of the differences over their standard deviation.
+    `interval` is Student's; `resampled` has the BCa interval and the permutation test.
+    `cohens_d` is the mean of the differences over their standard deviation: None where they are
+    all the same, and so is the Bayes factor.
     """
 
     score: str
@@ -97,10 +99,11 @@ class ScoreTest(Record):
     mean_first: float
     mean_second: float
     interval: Interval
+    resampled: Difference
     t_test: TestResult
     wilcoxon: TestResult
     advised: Literal["t_test", "wilcoxon"]
-    cohens_d: float
+    cohens_d: float | None
     effect: Literal["negligible", "small", "medium", "large"]
     bayes_factor: float | None = None
     credible: Interval
@@ -111,8 +114,10 @@ class PairComparison(Record):
     """
     Two systems on the same texts.
 
-    `smallest_shown`: the least difference in accuracy that these texts could have shown as
-    significant after correction; `detectable`: the true difference found four times in five.
+    `differences` by metric over all texts; `by_label` has precision, recall and F1 of each label;
+    `parts` the accuracy on each part of the texts. `smallest_shown`: the least difference in
+    accuracy that McNemar's test would have shown here, after Holm over the family; `detectable`:
+    the true difference found four times in five.
     """
 
     first: str
@@ -125,6 +130,8 @@ class PairComparison(Record):
     both_wrong: int
     mcnemar: TestResult
     differences: dict[str, Difference]
+    by_label: dict[str, dict[str, Difference]] = Field(default_factory=dict)
+    parts: dict[str, Difference] = Field(default_factory=dict)
     odds_ratio: Interval | None = None
     probability_first_better: float
     smallest_shown: float
@@ -132,6 +139,11 @@ class PairComparison(Record):
     scores: list[ScoreTest] = Field(default_factory=list)
     outcome: Outcome = "not_shown"
     verdict: str = ""
+
+    @property
+    def discordant(self) -> int:
+        """Texts that exactly one of the two has right."""
+        return self.only_first_right + self.only_second_right
 
 
 class Family(Record):

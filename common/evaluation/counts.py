@@ -77,11 +77,19 @@ def metrics_from_counts(counts: NDArray[np.generic]) -> Floats:
     return np.stack(columns, axis=-1)
 
 
-def per_class_from_counts(counts: Counts) -> tuple[Floats, Floats, Floats, Counts]:
-    """Precision, recall, F1 and support of every label, each of shape (labels,)."""
-    right, support, answered = _margins(counts.astype(np.float64))
+BY_LABEL = ("precision", "recall", "f1")
+
+
+def per_class_from_counts(counts: NDArray[np.generic]) -> tuple[Floats, Floats, Floats, Counts]:
+    """Precision, recall, F1 and support of every label, each of shape (..., labels)."""
+    right, support, answered = _margins(np.asarray(counts, dtype=np.float64))
     f1 = _ratio(2 * right, answered + support)
     return _ratio(right, answered), _ratio(right, support), f1, support.astype(np.int64)
+
+
+def every_metric(counts: NDArray[np.generic]) -> Floats:
+    """All METRICS, then precision of every label, recall of every label, F1 of every label."""
+    return np.concatenate([metrics_from_counts(counts), *per_class_from_counts(counts)[:3]], -1)
 
 
 def _margins(table: Floats) -> tuple[Floats, Floats, Floats]:

@@ -7,7 +7,7 @@ For data sets that do not fit into memory as records: of a million texts only th
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from common.evaluation.compare import compare_codes, distinct_reports
 from common.evaluation.comparison import BrowseText, Comparison, ReportContext
 from common.evaluation.counts import Codes, Floats
 from common.evaluation.evaluate import AGREEMENT, evaluate_codes, lenient_codes, text_parts
+from common.evaluation.paired_calibration import confidence_of
 from common.evaluation.pairs import Answers
+from common.evaluation.scores import probability_text_scores
 from common.records import EvaluationReport, Example, Prediction, SystemCard
 from common.task import TaskDefinition
 
@@ -93,11 +95,13 @@ def compare_files(
     answers = []
     for report, system, order in zip(reports, systems, orders, strict=True):
         labels = _codes(_column(system.predictions, "label", order), names, system.predictions)
-        scores = {}
+        answer = Answers(report.system.name, labels)
         if report.probability is not None:
             probabilities = _probabilities(system.predictions, names, order)
-            scores["gold_probability"] = probabilities[np.arange(len(codes)), codes]
-        answers.append(Answers(report.system.name, labels, scores))
+            scores = probability_text_scores(codes, probabilities)
+            sure = confidence_of(codes, probabilities)
+            answer = replace(answer, scores=scores, confidence=sure)
+        answers.append(answer)
     texts = _texts(systems, gold, orders, answers, task, settings.browse_rows, context)
     parts = text_parts(ids.to_pylist(), _agreement(gold), near_duplicates)
     return compare_codes(

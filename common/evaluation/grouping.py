@@ -7,8 +7,9 @@ import numpy as np
 
 from common.config.run import EvaluationConfig
 from common.evaluation.comparison import GroupComparison, SeedGroup
+from common.evaluation.correction import holm_and_bonferroni
 from common.evaluation.counts import Codes
-from common.evaluation.pairs import Answers, holm_and_bonferroni
+from common.evaluation.pairs import Answers
 from common.evaluation.resampling import seeded
 from common.evaluation.seeds import compare_groups, seed_group
 from common.evaluation.verdicts import display_name, group_sentence, headline

@@ -17,7 +17,7 @@ from common.evaluation.figures import curve_figures, figures_of
 from common.evaluation.grouping import group_of
 from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
 from common.evaluation.remarks import WITHOUT_ENCODER, measured_on, teacher_remarks
-from common.evaluation.table import METRIC_COLUMNS, parts_table, table_of
+from common.evaluation.table import METRIC_COLUMNS, part_title, parts_table, table_of
 from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
 
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
@@ -39,7 +39,13 @@ SCORE_TITLES = {
     "negative_log_loss": "Log loss (negative)",
     "negative_brier": "Brier score (negative)",
 }
-METRIC_TITLES = {**METRIC_COLUMNS, **MORE_METRICS}
+METRIC_TITLES = {
+    **METRIC_COLUMNS,
+    **MORE_METRICS,
+    "unparseable": "Unreadable",
+    "ece": "Calibration error (ECE)",
+}
+LABEL_TITLES = {"precision": "precision", "recall": "recall", "f1": "F1"}
 
 
 def render_html(comparison: Comparison) -> str:
@@ -144,9 +150,11 @@ def _environment() -> Environment:
         p_value=p_value,
         points=signed_points,
         holm=corrected_p,
+        part_title=part_title,
     )
     environment.globals["score_titles"] = SCORE_TITLES
     environment.globals["metric_titles"] = METRIC_TITLES
+    environment.globals["label_titles"] = LABEL_TITLES
     environment.globals["styles"] = Markup(sources["report.css"])
     environment.globals["script"] = Markup(sources["report.js"])
     return environment

@@ -5,14 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from common.config.run import EvaluationConfig
-from common.evaluation.comparison import Difference, PairComparison, ScoreTest, TestResult
-from common.evaluation.counts import METRICS, Codes, Counts, Floats
+from common.evaluation.comparison import Difference, PairComparison, TestResult
+from common.evaluation.counts import BY_LABEL, METRICS, Codes, Counts, Floats
+from common.evaluation.paired_calibration import Confidence, ece_difference
+from common.evaluation.paired_means import mean_differences
 from common.evaluation.resampling import (
+    EXCHANGEABLE,
     bootstrap_counts,
     intervals_of,
     joint_counts,
@@ -23,7 +27,6 @@ from common.evaluation.resampling import (
 from common.evaluation.scores import compare_all_scores
 from common.records import Interval
 
-TESTED = tuple(name for name in METRICS if name != "unparseable")
 FEW_DISCORDANT = 25
 
 
@@ -33,27 +36,37 @@ class Answers:
     One system's answers as label codes, one a text, in the order of the gold codes.
 
     `scores`: what every text has of its own (shape (texts,), NaN for none), higher is better.
+    `confidence`: how sure it was of each text, where it gave probabilities.
     """
 
     name: str
     codes: Codes
     scores: Mapping[str, Floats] = field(default_factory=dict)
+    confidence: Confidence | None = None
 
 
 def compare_pair(
     gold: Codes,
     first: Answers,
     second: Answers,
-    labels: int,
+    names: Sequence[str],
     settings: EvaluationConfig,
     rng: np.random.Generator,
     family: str,
+    parts: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> PairComparison:
-    """All tests of one pair, before correction over the family (see `corrected`)."""
-    joint = joint_counts(gold, first.codes, second.codes, labels)
+    """
+    All tests of one pair, before correction over the family (see `correction.corrected`).
+
+    `names` of the labels, in the order of their codes; `parts`: masks of texts judged beside.
+    """
+    joint = joint_counts(gold, first.codes, second.codes, len(names))
     both, only_first, only_second, neither = _agreement(joint)
     discordant = only_first + only_second
     n = len(gold)
+    differences, by_label = _differences(joint, names, settings, rng)
+    scores = compare_all_scores(first.scores, second.scores, settings, rng)
+    gaps = (first.codes == gold).astype(np.float64) - (second.codes == gold)
     return PairComparison(
         first=first.name,
         second=second.name,
@@ -64,12 +77,14 @@ def compare_pair(
         only_second_right=only_second,
         both_wrong=neither,
         mcnemar=mcnemar_test(only_first, only_second),
-        differences=_differences(joint, settings, rng),
+        differences=differences | _calibration(first, second, settings, rng),
+        by_label=by_label,
+        parts=_on_parts(gaps, parts or {}, settings, rng),
         odds_ratio=odds_ratio(only_first, only_second, settings.confidence_level),
         probability_first_better=probability_better(only_first, only_second),
         smallest_shown=smallest_shown(discordant, n, settings.alpha),
         detectable=detectable(discordant, n, settings.alpha),
-        scores=compare_all_scores(first.scores, second.scores, settings.confidence_level, rng),
+        scores=scores,
     )
 
 
@@ -147,79 +162,6 @@ def detectable(discordant: int, n: int, alpha: float, power: float = 0.8) -> flo
     return float(grid[np.argmax(reached >= 0)]) if (reached >= 0).any() else 1.0
 
 
-def holm_and_bonferroni(p_values: Sequence[float]) -> list[tuple[float, float]]:
-    """
-    Corrected p values (Holm 1979, Bonferroni) in the order given.
-
-    Written out because statsmodels' multipletests runs the garbage collector on every call (0.13 s
-    in a large process, a hundred calls a report); a test holds the two equal.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    holm = np.empty_like(p)
-    holm[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return list(zip(holm.tolist(), np.minimum(p * len(p), 1).tolist(), strict=True))
-
-
-def corrected(pairs: Sequence[PairComparison], alpha: float) -> list[PairComparison]:
-    """
-    The pairs of one family with Holm's and Bonferroni's p values, each test its own.
-
-    `smallest_shown` and `detectable` are set to alpha / family size: whatever Holm does not
-    show then lies below `smallest_shown`, as p above Holm's threshold is above that level.
-    """
-    level = alpha / max(len(pairs), 1)
-    exact = holm_and_bonferroni([pair.mcnemar.p for pair in pairs])
-    differences = _corrected_differences(pairs)
-    return [
-        pair.model_copy(
-            update={
-                "mcnemar": _with(pair.mcnemar, exact[i]),
-                "differences": differences[i],
-                "scores": _corrected_scores(pair, pairs),
-                "smallest_shown": smallest_shown(_discordant(pair), pair.n, level),
-                "detectable": detectable(_discordant(pair), pair.n, level),
-            }
-        )
-        for i, pair in enumerate(pairs)
-    ]
-
-
-def _corrected_differences(pairs: Sequence[PairComparison]) -> list[dict[str, Difference]]:
-    found: list[dict[str, Difference]] = [{} for _ in pairs]
-    for metric in TESTED:
-        raw = [pair.differences[metric] for pair in pairs]
-        both = holm_and_bonferroni([difference.permutation.p for difference in raw])
-        for row, difference, p in zip(found, raw, both, strict=True):
-            test = _with(difference.permutation, p)
-            row[metric] = difference.model_copy(update={"permutation": test})
-    return found
-
-
-def _corrected_scores(pair: PairComparison, pairs: Sequence[PairComparison]) -> list[ScoreTest]:
-    found = []
-    for test in pair.scores:
-        same = [t for p in pairs for t in p.scores if t.score == test.score]
-        place = next(i for i, t in enumerate(same) if t is test)
-        update = {
-            kind: _with(
-                getattr(test, kind),
-                holm_and_bonferroni([getattr(t, kind).p for t in same])[place],
-            )
-            for kind in ("t_test", "wilcoxon")
-        }
-        found.append(test.model_copy(update=update))
-    return found
-
-
-def _with(test: TestResult, both: tuple[float, float]) -> TestResult:
-    return test.model_copy(update={"p_holm": both[0], "p_bonferroni": both[1]})
-
-
-def _discordant(pair: PairComparison) -> int:
-    return pair.only_first_right + pair.only_second_right
-
-
 def _agreement(joint: Counts) -> tuple[int, int, int, int]:
     labels = joint.shape[0]
     gold = np.arange(labels)
@@ -230,22 +172,50 @@ def _agreement(joint: Counts) -> tuple[int, int, int, int]:
 
 
 def _differences(
-    joint: Counts, settings: EvaluationConfig, rng: np.random.Generator
-) -> dict[str, Difference]:
+    joint: Counts, names: Sequence[str], settings: EvaluationConfig, rng: np.random.Generator
+) -> tuple[dict[str, Difference], dict[str, dict[str, Difference]]]:
+    """By metric, and by label: all from the same resamples of the texts."""
     draws = bootstrap_counts(joint, paired_difference, settings.bootstrap, rng)
     point, acceleration = point_and_acceleration(joint, paired_difference)
     intervals = intervals_of(draws, point, acceleration, settings.confidence_level)
     p_values = permutation_p_values(joint, settings.bootstrap, rng)
     above = (draws > 0).mean(0) + (draws == 0).mean(0) / 2
-    assumes = "under the null the two answers to a text could be exchanged"
-    return {
-        metric: Difference(
-            interval=intervals[i],
-            permutation=TestResult(
-                name="paired permutation", p=float(p_values[i]), assumes=assumes
-            ),
-            share_above_zero=float(above[i]),
+    found = [
+        Difference(
+            interval=interval,
+            permutation=TestResult(name="paired permutation", p=p, assumes=EXCHANGEABLE),
+            share_above_zero=share,
         )
-        for i, metric in enumerate(METRICS)
-        if metric in TESTED
+        for interval, p, share in zip(intervals, p_values.tolist(), above.tolist(), strict=True)
+    ]
+    metrics = dict(zip(METRICS, found, strict=False))
+    if not joint[:, -1].any() and not joint[:, :, -1].any():
+        del metrics["unparseable"]  # nobody gave an answer that cannot be read
+    places = range(len(METRICS), len(found), len(names))
+    tables = [found[i : i + len(names)] for i in places]
+    return metrics, {
+        name: {score: table[i] for score, table in zip(BY_LABEL, tables, strict=True)}
+        for i, name in enumerate(names)
+        if joint[i].any()
     }
+
+
+def _on_parts(
+    gaps: Floats,
+    parts: Mapping[str, NDArray[np.bool_]],
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> dict[str, Difference]:
+    return {
+        name: mean_differences(gaps[mask][:, None], settings, rng)[0]
+        for name, mask in parts.items()
+    }
+
+
+def _calibration(
+    first: Answers, second: Answers, settings: EvaluationConfig, rng: np.random.Generator
+) -> dict[str, Difference]:
+    if first.confidence is None or second.confidence is None:
+        return {}
+    found = ece_difference(first.confidence, second.confidence, settings, rng)
+    return {} if found is None else {"ece": found}

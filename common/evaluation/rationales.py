@@ -1,7 +1,7 @@
 """What rationales are worth: against the teacher's where there is one, and by themselves."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import sacrebleu
@@ -41,8 +41,7 @@ def rationale_scores(
     terms = load_terms()
     found = {name: np.full(len(gold), np.nan) for name in (*REFERENCED, *ALONE)}
     for i in rows:
-        answer = teacher_answers.get(gold[i].id)
-        reference = (answer.rationale if answer else None) or None
+        reference = _reference(gold[i], teacher_answers)
         scores = _alone(gold[i], predictions[i], task, terms, reference)
         if reference:
             scores |= _against(predictions[i].rationale or "", reference)
@@ -126,17 +125,27 @@ def _encoded(
     teacher_answers: Mapping[str, TeacherAnswer],
     encoder: str,
 ) -> dict[str, Floats]:
+    places = [i for i in rows if _reference(gold[i], teacher_answers)]
+    if not places:
+        return {}
+    pairs = tuple(
+        (predictions[i].rationale or "", _reference(gold[i], teacher_answers) or "") for i in places
+    )
+    found = {name: np.full(len(gold), np.nan) for name in ENCODED}
+    for name, values in zip(ENCODED, _encoder_scores(pairs, encoder), strict=True):
+        found[name][places] = values
+    return found
+
+
+@lru_cache(maxsize=32)
+def _encoder_scores(pairs: tuple[tuple[str, str], ...], encoder: str) -> tuple[Floats, Floats]:
+    # A system is judged and then compared: its rationales need to go through the encoder once.
     from common.evaluation.encoders import bert_scores, sentence_similarities
 
-    pairs = [
-        (i, predictions[i].rationale or "", answer.rationale)
-        for i in rows
-        if (answer := teacher_answers.get(gold[i].id)) and answer.rationale
-    ]
-    if not pairs:
-        return {}
-    places, mine, references = (list(column) for column in zip(*pairs, strict=True))
-    found = {name: np.full(len(gold), np.nan) for name in ENCODED}
-    found["sentence_similarity"][places] = sentence_similarities(mine, references, encoder)
-    found["bertscore"][places] = bert_scores(mine, references, encoder)
-    return found
+    mine, references = (list(column) for column in zip(*pairs, strict=True))
+    return sentence_similarities(mine, references, encoder), bert_scores(mine, references, encoder)
+
+
+def _reference(example: Example, teacher_answers: Mapping[str, TeacherAnswer]) -> str | None:
+    answer = teacher_answers.get(example.id)
+    return (answer.rationale if answer else None) or None

@@ -9,6 +9,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from common.config.run import EvaluationConfig
 from common.errors import ConfigError, InputError
+from common.evaluation.compare import compare_systems
+from common.evaluation.comparison import Judged, ReportContext
 from common.evaluation.encoders import bert_scores, sentence_similarities
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.finance_terms import load_terms
@@ -188,6 +190,66 @@ def test_a_teacher_is_not_compared_with_itself() -> None:
 def test_an_encoder_that_is_no_folder_is_refused() -> None:
     with pytest.raises(InputError, match=r"no config\.json"):
         sentence_similarities(["a"], ["b"], "./no-such-encoder")
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A BERT of random weights, 16 wide: it scores, and means nothing."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += ["profit", "rose", "fell", "strongly", "ferry"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_encoder_scores_are_tested_pair_by_pair(tiny_encoder: str) -> None:
+    rng = np.random.default_rng(0)
+    words = ["profit", "rose", "fell", "strongly", "ferry"]
+    gold = [Example(id=str(i), text=f"Text {i}.", label="neutral") for i in range(12)]
+    said = {e.id: " ".join(rng.choice(words, 5)) for e in gold}
+    teacher = {
+        i: TeacherAnswer(example_id=i, teacher="t", label="neutral", rationale=text)
+        for i, text in said.items()
+    }
+    settings = EvaluationConfig(bootstrap=200, encoder=tiny_encoder)
+    systems = []
+    for name in ("one", "two"):
+        predictions = [
+            Prediction(
+                example_id=e.id,
+                label="neutral",
+                rationale=said[e.id] if name == "one" else " ".join(rng.choice(words, 5)),
+            )
+            for e in gold
+        ]
+        card = SystemCard(name=name, role="student", title=name)
+        report = evaluate_system(
+            card, gold, predictions, TASK, settings, "d", "f", teacher_answers=teacher
+        )
+        systems.append(Judged(report, predictions))
+
+    (pair,) = compare_systems(
+        systems, gold, TASK, settings, context=ReportContext(teacher_answers=teacher)
+    ).pairs
+
+    tests = {test.score: test for test in pair.scores}
+    for name in ("sentence_similarity", "bertscore"):
+        means = [system.report.rationales[name].mean.value for system in systems]
+        assert (tests[name].mean_first, tests[name].mean_second) == pytest.approx(tuple(means))
+        assert tests[name].mean_first == pytest.approx(1.0, abs=1e-4)
+        assert tests[name].resampled.interval.low > 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -542,16 +542,37 @@ def test_every_metric_and_every_label_stand_on_the_page_as_they_were_computed() 
         assert "Calibration error (ECE)" in side
 
 
-def test_every_metric_has_its_paired_tests_corrected_over_the_family() -> None:
+def test_every_figure_of_the_tables_has_its_paired_tests_corrected_over_the_family() -> None:
     found = comparison()
+    reports = {report.system.name: report for report in found.systems}
 
     for pair in found.pairs:
-        assert set(pair.differences) == set(METRICS) - {"unparseable"}
-        for difference in pair.differences.values():
-            test = difference.permutation
+        one, two = reports[pair.first], reports[pair.second]
+        assert set(pair.differences) == {*METRICS, "ece"} - {"unparseable"}
+        assert set(pair.by_label) == set(one.per_class)
+        assert set(pair.parts) == set(one.subsets)
+        scores = {test.score: test for test in pair.scores}
+        assert {"negative_log_loss", "negative_brier"} <= scores.keys()
+        for name in (one.rationales.keys() & two.rationales.keys()) - {"words"}:
+            alike = one.rationales[name].mean == two.rationales[name].mean
+            assert name in scores or alike
+        tables = [pair.differences, pair.parts, *pair.by_label.values()]
+        tests = [found.permutation for table in tables for found in table.values()]
+        for score in pair.scores:
+            tests += [score.t_test, score.wilcoxon, score.resampled.permutation]
+        for test in tests:
             assert test.p_holm is not None
             assert test.p_bonferroni is not None
             assert test.p <= test.p_holm <= test.p_bonferroni
+
+
+def test_the_page_prints_the_tests_of_labels_parts_and_scores() -> None:
+    text = " ".join(Page(render_html(comparison())).text.split())
+
+    for row in ("Calibration error (ECE)", "neutral: recall", "Accuracy on agreement 50 %"):
+        assert re.search(re.escape(row) + r" [+\u2212]\d", text), row
+    assert "Brier score (negative)" in text
+    assert "each metric (and label, part and score) for itself" in text
 
 
 def test_missing_encoder_scores_are_skipped_with_a_word() -> None:

@@ -13,13 +13,13 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from common.config.run import EvaluationConfig
+from common.evaluation.comparison import ScoreTest
+from common.evaluation.correction import corrected, holm_and_bonferroni, holm_level
 from common.evaluation.counts import METRICS, confusion_counts, metrics_from_counts
 from common.evaluation.pairs import (
     Answers,
     compare_pair,
-    corrected,
     detectable,
-    holm_and_bonferroni,
     mcnemar_test,
     odds_ratio,
     probability_better,
@@ -34,7 +34,6 @@ from common.evaluation.resampling import (
 from common.evaluation.scores import (
     cohens_d,
     compare_all_scores,
-    compare_scores,
     effect_word,
     paired_tests,
 )
@@ -48,8 +47,16 @@ from common.evaluation.seeds import (
 from common.evaluation.verdicts import outcome_of, sentence
 
 QUICK = EvaluationConfig(bootstrap=1000)
+NAMES = ("low", "middle", "high")
 ACCURACY, MACRO_F1 = METRICS.index("accuracy"), METRICS.index("macro_f1")
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def score_test(one: np.ndarray, two: np.ndarray) -> ScoreTest:
+    """The tests of one score, by the way that a comparison takes."""
+    rng = np.random.default_rng(0)
+    (found,) = compare_all_scores({"x": one}, {"x": two}, QUICK, rng)
+    return found
 
 
 def pair_of_systems(n: int, first: float = 0.8, second: float = 0.75, seed: int = 0) -> Arrays:
@@ -200,6 +207,15 @@ def test_holm_and_bonferroni_equal_statsmodels() -> None:
     assert [p for _, p in found] == pytest.approx(multipletests(p_values, method="bonferroni")[1])
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_shows_a_p_exactly_where_it_lies_below_its_level(p_values: list[float]) -> None:
+    for i, (holm, _) in enumerate(holm_and_bonferroni(p_values)):
+        level = holm_level([*p_values[:i], *p_values[i + 1 :]], 0.05)
+
+        assert (holm < 0.05) == (p_values[i] < level) or p_values[i] == pytest.approx(level)
+
+
 def test_odds_ratio_and_its_exact_interval() -> None:
     found = odds_ratio(30, 15, 0.95)
     share = stats.binomtest(30, 45).proportion_ci(0.95, method="exact")
@@ -254,7 +270,7 @@ def test_no_verdict_contradicts_the_table(
     rng = np.random.default_rng(seed)
     names = {"a": "A", "b": "B", "c": "C"}
     raw = [
-        compare_pair(gold, Answers("a", one), Answers(name, codes), 3, quick, rng, "primary")
+        compare_pair(gold, Answers("a", one), Answers(name, codes), NAMES, quick, rng, "primary")
         for name, codes in (("b", two), ("c", three))
     ]
 
@@ -274,7 +290,9 @@ def test_no_verdict_contradicts_the_table(
             assert "no difference shown" in said
         if "could not be seen" in said:
             assert holm >= 0.05
-            assert abs(gap.value) < pair.smallest_shown
+        # "Could be shown from" stands in the same row as the difference, shown or not.
+        if pair.discordant:
+            assert (abs(gap.value) >= pair.smallest_shown - 1e-12) == (holm < 0.05)
 
 
 def test_paired_t_and_wilcoxon_equal_pingouins() -> None:
@@ -297,7 +315,7 @@ def test_bayes_factor_equals_pingouins_and_a_published_value() -> None:
     one = rng.normal(0.5, 1, 40)
     two = rng.normal(0, 1, 40)
 
-    found = compare_scores("x", one, two, 0.95, rng)
+    found = score_test(one, two)
 
     assert found is not None
     assert found.bayes_factor == pytest.approx(
@@ -316,7 +334,7 @@ def test_credible_interval_holds_its_share_of_the_posterior() -> None:
     rng = np.random.default_rng(6)
     one, two = rng.normal(0.3, 1, 50), rng.normal(0, 1, 50)
 
-    found = compare_scores("x", one, two, 0.95, rng)
+    found = score_test(one, two)
 
     assert found is not None
     gaps = one - two
@@ -342,23 +360,51 @@ def test_scores_are_compared_where_both_systems_have_them() -> None:
     one = {"rougeL": rng.random(30), "only_mine": rng.random(30)}
     two = {"rougeL": np.where(np.arange(30) < 10, np.nan, rng.random(30))}
 
-    found = compare_all_scores(one, two, 0.95, rng)
+    found = compare_all_scores(one, two, QUICK, rng)
 
     assert [(test.score, test.n) for test in found] == [("rougeL", 20)]
 
 
-def test_equal_scores_give_no_test() -> None:
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_equal_scores_give_no_test(noise: float) -> None:
     same = np.ones(10)
 
-    assert compare_scores("x", same, same, 0.95, np.random.default_rng(0)) is None
+    found = compare_all_scores({"x": same}, {"x": same + noise}, QUICK, np.random.default_rng(0))
+
+    assert found == []
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_a_difference_that_is_the_same_for_every_text_is_no_equality(noise: float) -> None:
+    wiggle = noise * np.arange(12)
+
+    found = score_test(np.ones(12) + wiggle, np.zeros(12))
+
+    # Every text speaks for the first: one sign pattern in 2^12 on each side.
+    assert found.wilcoxon.p == pytest.approx(2 / 2**12)
+    assert found.resampled.permutation.p == pytest.approx(2 / 2**12, abs=4e-3)
+    assert (found.t_test.met, found.t_test.p, found.advised) == (False, 1.0, "wilcoxon")
+    assert "no spread" in found.t_test.note
+    assert (found.cohens_d, found.effect, found.bayes_factor) == (None, "large", None)
+    lows = (found.interval.low, found.credible.low, found.resampled.interval.low)
+    assert lows == pytest.approx((1.0, 1.0, 1.0))
+    assert found.probability_first_better == 1.0
+
+
+def test_wilcoxon_of_few_texts_is_exact() -> None:
+    gaps = np.array([0.3, -0.1, 0.5, 0.7, 0.2, 0.9, 0.4])
+
+    _, found, _ = paired_tests(gaps, np.random.default_rng(0))
+
+    # The one negative gap has rank 1: of the 2^7 sign patterns, {} and {1} lie as far out.
+    assert found.p == pytest.approx(2 * 2 / 2**7)
 
 
 def test_enormous_effects_have_no_bayes_factor_rather_than_a_crash() -> None:
     rng = np.random.default_rng(9)
 
-    found = compare_scores("x", rng.normal(50, 1, 2000), rng.normal(0, 1, 2000), 0.95, rng)
+    found = score_test(rng.normal(50, 1, 2000), rng.normal(0, 1, 2000))
 
-    assert found is not None
     assert found.bayes_factor is None
 
 
@@ -448,7 +494,7 @@ def rejections(trials: int, n: int, resamples: int, seed: int) -> dict[str, floa
     wrong = dict.fromkeys(("mcnemar", "permutation", "interval", "verdict"), 0)
     for trial in range(trials):
         gold, one, two = pair_of_systems(n, 0.8, 0.8, seed * 1_000_003 + trial)
-        found = compare_pair(gold, Answers("a", one), Answers("b", two), 3, quick, rng, "f")
+        found = compare_pair(gold, Answers("a", one), Answers("b", two), NAMES, quick, rng, "f")
         macro = found.differences["macro_f1"]
         wrong["mcnemar"] += found.mcnemar.p < 0.05
         wrong["permutation"] += macro.permutation.p < 0.05
@@ -523,10 +569,10 @@ def test_the_number_of_systems_moves_no_others_numbers() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first = compare_pair(
-            gold, Answers("a", one), Answers("b", two), 3, QUICK, np.random.default_rng(1), "f"
+            gold, Answers("a", one), Answers("b", two), NAMES, QUICK, np.random.default_rng(1), "f"
         )
     again = compare_pair(
-        gold, Answers("a", one), Answers("b", two), 3, QUICK, np.random.default_rng(1), "f"
+        gold, Answers("a", one), Answers("b", two), NAMES, QUICK, np.random.default_rng(1), "f"
     )
 
     assert first == again
