@@ -1,12 +1,16 @@
 """Where a worker works: settings, Redis, the store of runs, and how it sends a task."""
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from common.errors import ServiceError
 from workers.graph import Stage
 from workers.jobs import Jobs
+from workers.run_directory import RunDirectory
 from workers.services import Settings
 from workers.store import store_of
+from workers.store_checkpoints import fetch_checkpoints, send_checkpoints
 
 if TYPE_CHECKING:
     import redis
@@ -18,6 +22,9 @@ class Send(Protocol):
     def __call__(
         self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0
     ) -> None: ...
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,24 @@ class Desk:
         """Bring what other hosts finished of a run. Raises ServiceError."""
         if store := store_of(self.settings):
             store.fetch(run_id)
+
+    def fetch_checkpoints(self, run: RunDirectory, system: str) -> None:
+        """Bring the checkpoints of a training that another host began. Raises ServiceError."""
+        if store := store_of(self.settings):
+            fetch_checkpoints(store, run.run_id, system, run.checkpoints(system))
+
+    def send_checkpoints(self, run: RunDirectory, system: str) -> None:
+        """
+        Let other hosts have a training's checkpoints.
+
+        A store that does not answer is no reason to stop a training: it is logged, and the next
+        checkpoint tries again.
+        """
+        if store := store_of(self.settings):
+            try:
+                send_checkpoints(store, run.run_id, system, run.checkpoints(system))
+            except ServiceError as error:
+                logger.warning("checkpoints of %s stay on this host: %s", run.run_id, error)
 
     def send_outputs(self, run_id: str) -> None:
         """Let other hosts have what was finished here. Raises ServiceError."""

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+from functools import partial
 from typing import Any
 
 from common.config import ComparisonConfig, JobConfig, RunConfig
@@ -112,6 +113,8 @@ def _compare(run: RunDirectory, config: ComparisonConfig, report: Report) -> boo
 
 def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> bool:
     """Whether the whole stage is finished, not only this chunk of it."""
+    if stage.verb == "train":
+        desk.fetch_checkpoints(context.run, stage.system)
     if chunk is None:
         again = run_stage(context, stage)
         if again is not None:
@@ -179,6 +182,7 @@ def _context(
         report=report,
         cancelled=lambda: lease.lost or desk.jobs.is_cancelled(run.run_id),
         redis=desk.redis,
+        checkpoint_written=partial(desk.send_checkpoints, run),
     )
 
 

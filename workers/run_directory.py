@@ -94,6 +94,10 @@ class RunDirectory:
         """A system's model, checkpoints, predictions and report."""
         return self.root / "systems" / name
 
+    def checkpoints(self, name: str) -> Path:
+        """checkpoint-N/ of a training under way; they go when the model is finished."""
+        return self.system(name) / "checkpoints"
+
     def predictions(self, name: str) -> Path:
         """What a system said of the test part."""
         return self.system(name) / "predictions.parquet"

@@ -4,7 +4,7 @@ Runs mirrored to a place all hosts reach: an object store, or whatever else fssp
 Without a store all hosts share one runs folder. With one (FINSTILL_STORE) each host has a folder of
 its own: before a task it fetches what the others finished, after it sends what is new. A stage's
 marker is written last there too, and read first, so nobody takes a half-sent stage for a finished
-one. Checkpoints stay where they are: a training whose host is lost begins again on another.
+one. Checkpoints of a training lie apart, see workers/store_checkpoints.py.
 """
 
 import fcntl
@@ -81,6 +81,30 @@ class RunStore:
         kinds = [f"{self._root}/*/{name}" for name in ("config.json", "comparison.json")]
         found = [path for kind in kinds for path in self._asked(partial(self._files.glob, kind))]
         return sorted(PurePosixPath(path).parent.name for path in found)
+
+    def put(self, source: Path, name: str) -> None:
+        """Send one file."""
+        self._asked(partial(self._put, source, name))
+
+    def get(self, name: str, target: Path) -> None:
+        """Bring one file, whole or not at all."""
+        self._asked(partial(self._get, name, target))
+
+    def files(self, folder: str) -> list[str]:
+        """The names of the files below a folder, relative to it; none where there is none."""
+        top = f"{self._root}/{folder}/"
+        return sorted(self._asked(partial(self._tags, top, top)))
+
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all that is below it."""
+        path = f"{self._root}/{name}"
+
+        def attempt() -> None:
+            self._files.invalidate_cache()
+            if self._files.exists(path):
+                self._files.rm(path, recursive=True)
+
+        self._asked(attempt)
 
     def _listing(self, run_id: str) -> dict[str, str]:
         """Name within the run -> tag of its content; markers are as of before the rest."""

@@ -1,10 +1,6 @@
 """Runs in an object store: what one host finished, another goes on from."""
 
-import socket
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,89 +9,14 @@ import pytest
 from common.config import load_config
 from common.errors import ServiceError
 from common.task import CONFIGS
+from tests.doubles.stores import KEYS, Host
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers import store as store_module
 from workers.client import Client
 from workers.jobs import State
 from workers.registry import living_workers
-from workers.run_directory import RunDirectory, write_json
+from workers.run_directory import write_json
 from workers.store import RunStore
-
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-}
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An S3-compatible server as a process; the address of a bucket in it."""
-    pytest.importorskip("moto", reason="moto is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("s3") / "server.log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=log, stderr=log)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
-            patch.setenv(name, value)
-        wait_until(lambda: listens(port), "S3 listens")
-        import fsspec
-
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("finstill-runs")
-        yield "s3://finstill-runs"
-    process.terminate()
-    process.wait(10)
-    log.close()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(params=["memory", "file", "s3"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store of each kind."""
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}"
-    if request.param == "file":
-        return f"file://{tmp_path / 'store'}"
-    return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
-
-
-class Host:
-    """A folder of runs that is a copy of the store."""
-
-    def __init__(self, address: str, runs: Path):
-        self.runs = runs
-        self.store = RunStore(address, runs)
-        self.run = RunDirectory(runs / "small-0123456789")
-
-    def write(self, name: str, text: str) -> None:
-        path = self.run.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def send(self) -> None:
-        self.store.send(self.run.run_id)
-
-    def fetch(self) -> None:
-        self.store.fetch(self.run.run_id)
-
-    @property
-    def files(self) -> dict[str, str]:
-        found = (p for p in self.run.root.rglob("*") if p.is_file())
-        plain = (p.relative_to(self.run.root).as_posix() for p in found)
-        return {n: (self.run.root / n).read_text() for n in plain if not n.startswith(".store")}
-
-
-@pytest.fixture
-def hosts(address: str, tmp_path: Path) -> tuple[Host, Host]:
-    return Host(address, tmp_path / "a"), Host(address, tmp_path / "b")
 
 
 def test_what_one_host_finished_is_there_on_the_other(hosts: tuple[Host, Host]) -> None:

@@ -27,6 +27,7 @@ class StageContext:
     The surroundings of one stage. `redis` None: everything happens in this process.
 
     `cancelled` is asked at every safe point; a stage that sees True raises JobCancelled.
+    `checkpoint_written` is told of a system whose training has written or removed a checkpoint.
     """
 
     settings: Settings
@@ -36,6 +37,7 @@ class StageContext:
     cancelled: Callable[[], bool]
     redis: "redis.Redis | None" = None
     accept_volatile_cache: bool = False
+    checkpoint_written: Callable[[str], None] = lambda system: None
 
     @property
     def task(self) -> TaskDefinition:

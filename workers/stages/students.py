@@ -26,12 +26,17 @@ def train_system(context: StageContext, name: str) -> None:
 
     student, training = context.config.trained_systems[name]
     curve = LiveCurve(context.run.live_curve(name))
+    written = _checkpoints(context, name)
 
     def progress(now: TrainingProgress) -> None:
         curve.add(now)
         seconds = now.elapsed_seconds / max(1, now.step)
         shown = {"loss": now.loss, "eta_seconds": now.eta_seconds, "seconds": seconds}
         context.report(now.step, now.total_steps, "steps", shown)
+        nonlocal written
+        if (newer := _checkpoints(context, name)) != written:
+            written = newer
+            context.checkpoint_written(name)
 
     summary = train_student(
         student=student,
@@ -45,6 +50,11 @@ def train_system(context: StageContext, name: str) -> None:
     )
     write_json(context.run.training_summary(name), summary.model_dump(mode="json"))
     curve.end()
+    context.checkpoint_written(name)
+
+
+def _checkpoints(context: StageContext, name: str) -> set[str]:
+    return {path.name for path in context.run.checkpoints(name).glob("checkpoint-*")}
 
 
 def evaluate_system_on_test(context: StageContext, name: str) -> None:
