@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from student.encoding import IGNORE
+from student.models.token_logs import token_logs, working
 
 
 class Scores(NamedTuple):
@@ -53,8 +54,7 @@ def target_scores(logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
     """Scores from the logits (N, V) at the positions that carry a target."""
     chosen, label_scores_index = batch["targets"] != IGNORE, batch["label_scores_index"]
     wanted, branch = batch["targets"][chosen], batch["credit"][chosen]
-    working = logits if logits.dtype == torch.float64 else logits.float()
-    tokens = -nn.functional.cross_entropy(working, wanted, reduction="none")
+    tokens = token_logs(logits, wanted)
     branches = int(label_scores_index.max()) + 1
     size = max(branches, int(branch.max()) + 1 if branch.numel() else 0)
     sums = tokens.new_zeros(size).index_add(0, branch, tokens)
@@ -66,7 +66,8 @@ def target_scores(logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
     if "taught" not in batch:
         return Scores(tokens, branch, labels)
     places = batch["taught"][chosen].nonzero()[:, 0]
-    return Scores(tokens, branch, labels, places, _likeliest(working[places], batch["taught_ids"]))
+    taught = _likeliest(working(logits[places]), batch["taught_ids"])
+    return Scores(tokens, branch, labels, places, taught)
 
 
 def _likeliest(logits: Tensor, ids: Tensor) -> Tensor:
