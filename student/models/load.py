@@ -20,7 +20,7 @@ from common.task import TaskDefinition
 from student.encoding import TaskTokens
 from student.models.causal import CausalStudent
 from student.models.classifier import ClassifierStudent
-from student.models.fuse import fuse_activations
+from student.models.fuse import quicken
 from student.models.seq2seq import Seq2SeqStudent
 from student.models.warm_start import is_encoder_alone, warm_start
 from student.quiet import quiet_libraries
@@ -118,7 +118,7 @@ def wrap(
             module = CausalStudent(model, tokens.pad, plan.row_tokens)
         case "classifier":
             module = ClassifierStudent(model, tokens.pad, label_order(model.config, task))
-    fuse_activations(module)
+    quicken(module)
     module.to(plan.device)
     return LoadedStudent(module, tokenizer, tokens, frozenset(f"model.{n}" for n in fresh))
 

@@ -1,0 +1,153 @@
+"""The student's own parts do what torch's do: dropout, embeddings, log-probabilities of tokens."""
+
+import pytest
+import torch
+from torch import nn
+
+from student.models import token_logs as token_logs_module
+from student.models.dropout import QuickDropout, dropped
+from student.models.embedding import RowEmbedding
+from student.models.fuse import quicken
+from student.models.token_logs import token_logs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_keeps_its_rate_and_scales_what_it_keeps(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    count = 400_001  # no multiple of the four draws of one random word
+    states = torch.ones(count, dtype=dtype)
+
+    found = dropped(states, p, training=True)
+
+    kept = found != 0
+    spread = (p * (1 - p) / count) ** 0.5
+    assert abs(float(kept.float().mean()) - (1 - p)) < 4 * spread
+    assert found.dtype == dtype
+    assert set(found[kept].tolist()) == {float(torch.tensor(1 / (1 - p), dtype=dtype))}
+
+
+def test_neighbours_drop_out_independently() -> None:
+    torch.manual_seed(1)
+    gone = dropped(torch.ones(400_000), 0.5, training=True) == 0
+
+    for distance in (1, 2, 3, 4, 8, 512):
+        both = float((gone[:-distance] & gone[distance:]).float().mean())
+        assert abs(both - 0.25) < 0.005, distance
+
+
+def test_dropout_is_that_of_the_saved_random_state_and_another_each_time() -> None:
+    states = torch.ones(64, 64)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = dropped(states, 0.3, True), dropped(states, 0.3, True)
+
+    torch.set_rng_state(before)
+    again = dropped(states, 0.3, True)
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+def test_dropout_gradient_falls_where_the_value_passed() -> None:
+    states = torch.randn(50, 7, dtype=torch.float64, requires_grad=True)
+
+    found = QuickDropout(0.25)(states)
+    found.sum().backward()
+
+    assert states.grad is not None
+    assert torch.equal(states.grad, (found != 0).double() / 0.75)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_of_nothing_and_of_all_is_torchs(p: float) -> None:
+    states = torch.randn(5, 3)
+
+    found = dropped(states, p, training=True)
+
+    assert torch.equal(found, states * (1 - p))
+    assert torch.equal(QuickDropout(0.5).eval()(states), states)
+
+
+class Tied(nn.Module):
+    """Reads a table twice and answers with it."""
+
+    def __init__(self, kind: type[nn.Embedding], padding: int | None):
+        super().__init__()
+        torch.manual_seed(3)
+        self.table = kind(11, 4, padding_idx=padding).double()
+        self.head = nn.Linear(4, 11, bias=False).double()
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.table(ids) * self.table(ids.flip(0)))
+        return scores.tanh().sum()
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+def test_gradient_of_read_rows_equals_that_of_the_whole_table(padding: int | None) -> None:
+    plain, quick = Tied(nn.Embedding, padding), Tied(RowEmbedding, padding)
+    for ids in (torch.tensor([[1, 2, 2], [9, 1, 0]]), torch.tensor([[7, 7, 2]])):  # accumulated
+        plain(ids).backward()
+        quick(ids).backward()
+
+    wanted, found = plain.table.weight.grad, quick.table.weight.grad
+
+    assert wanted is not None
+    assert found is not None
+    assert torch.allclose(found, wanted, atol=1e-12, rtol=0)
+
+
+def test_a_table_alone_has_gradients_too_and_a_frozen_one_has_none() -> None:
+    free, frozen = RowEmbedding(5, 2), RowEmbedding(5, 2)
+    frozen.weight.requires_grad_(False)
+    ids = torch.tensor([3, 3, 1])
+
+    free(ids).sum().backward()
+
+    assert free.weight.grad is not None
+    assert free.weight.grad[:, 0].tolist() == [0, 1, 0, 2, 0]
+    assert not frozen(ids).requires_grad
+
+
+def test_token_logs_and_their_gradients_are_those_of_log_softmax(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_logs_module, "_ELEMENTS", 30)  # three rows at a time, and a rest
+    logits = torch.randn(7, 10, dtype=torch.float64, requires_grad=True)
+    wanted = torch.tensor([0, 9, 3, 3, 5, 1, 2])
+
+    found = token_logs(logits, wanted)
+
+    assert torch.allclose(found, torch.log_softmax(logits, -1)[range(7), wanted], atol=1e-12)
+    assert torch.autograd.gradcheck(token_logs, (logits, wanted))
+    assert token_logs(logits[:0], wanted[:0]).shape == (0,)
+
+
+def test_logits_in_half_precision_are_summed_in_float32() -> None:
+    torch.manual_seed(2)
+    half = torch.randn(5, 3000).to(torch.bfloat16).requires_grad_()
+    whole = half.detach().float().requires_grad_()
+    wanted, weights = torch.arange(5), torch.rand(5)
+
+    found = token_logs(half, wanted)
+    (found * weights).sum().backward()
+    expected = torch.log_softmax(whole, -1)[range(5), wanted]
+    (expected * weights).sum().backward()
+
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert half.grad is not None
+    assert whole.grad is not None
+    assert torch.allclose(half.grad.float(), whole.grad, rtol=2**-8, atol=1e-9)
+
+
+def test_quickened_parts_keep_names_and_weights() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Dropout(0.2), nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    quicken(model)
+
+    assert [type(part).__name__ for part in model] == ["RowEmbedding", "QuickDropout", "Linear"]
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
