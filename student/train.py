@@ -1,19 +1,19 @@
 """Train one student from pairs to a finished folder; called again, it goes on where it was."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
 from common.errors import InputError, JobCancelled, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
+from student.arguments import training_arguments
 from student.checkpoint import (
     MANIFEST,
     Manifest,
@@ -167,7 +167,9 @@ def _trainer(
 ) -> StepByStepTrainer:
     soft, tokens = job.training.soft_labels, job.training.token_distillation
     examples = _encode(job, encoder, soften(train, soft, job.task.label_names))
-    arguments = _arguments(job, examples, evaluate=bool(validation))
+    arguments = training_arguments(
+        job.training, job.parameters, job.checkpoints, examples, evaluate=bool(validation)
+    )
     watch = Watch(job.hooks, job.training.patience)
     trainer = StepByStepTrainer(
         loaded.module,
@@ -220,53 +222,6 @@ def _weighed(training: TrainingConfig, pair: TrainingPair) -> TrainingPair:
     if training.example_weight == "none" or pair.confidence is None:
         return pair
     return pair.model_copy(update={"weight": pair.weight * pair.confidence})
-
-
-def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
-    if training.max_steps:
-        return training.max_steps
-    per_epoch = -(-len(examples) // training.batch_size)
-    epochs = training.epochs
-    if training.max_tokens:
-        epochs = training.max_tokens / sum(e.length for e in examples)
-    return max(1, round(epochs * per_epoch))
-
-
-def _arguments(
-    job: Training, examples: Sequence[EncodedExample], evaluate: bool
-) -> TrainingArguments:
-    training, chosen = job.training, job.parameters
-    on_gpu = torch.cuda.is_available()
-    steps = _steps(training, examples)
-    every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    return TrainingArguments(
-        output_dir=str(job.checkpoints),
-        per_device_train_batch_size=max(1, training.batch_size // devices),
-        max_steps=steps,
-        learning_rate=chosen.learning_rate,
-        lr_scheduler_type=chosen.schedule,
-        warmup_steps=round(chosen.warmup_share * steps),
-        weight_decay=chosen.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim="paged_adamw_8bit"
-        if on_gpu and chosen.optimizer == "paged_adamw_8bit"
-        else "adamw_torch_fused",
-        bf16=training.precision == "bf16",
-        use_cpu=not on_gpu,
-        seed=training.seed or 0,
-        data_seed=training.seed or 0,
-        logging_steps=max(1, steps // 100),
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if every else "no",
-        eval_steps=every or None,
-        save_strategy="steps",
-        save_steps=training.checkpoint_every_steps,
-        report_to="none",  # ours are callbacks: student/reporters.py
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
 
 
 def _run(

@@ -129,15 +129,17 @@ class StepByStepTrainer(Trainer):
         totals = Totals(*self._joint(mine.label, mine.rationale))
         parts = micro_batches(examples, self.ledger.micro_batch_size)
         sums: list[Terms] = []
-        for number, part in enumerate(parts, start=1):
-            last = number == len(parts)
-            context = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
-            with context:
-                terms = micro_batch_terms(model, part, self.objective, self.args.device)
-                loss = terms.loss(totals, self.objective.rationale_weight)
-                # DDP averages gradients over devices; the denominators are already joint.
-                self.accelerator.backward(loss * self.args.world_size)
-            sums.append(Terms(terms.label.detach(), terms.rationale.detach()))
+        device = self.args.device
+        with self.accelerator.autocast():  # open over all parts: weights are cast once
+            for number, part in enumerate(parts, start=1):
+                last = number == len(parts)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    terms = micro_batch_terms(model, part, self.objective, device)
+                    loss = terms.loss(totals, self.objective.rationale_weight)
+                    # DDP averages gradients over devices; the denominators are already joint.
+                    with torch.autocast(device.type, enabled=False):
+                        self.accelerator.backward(loss * self.args.world_size)
+                sums.append(Terms(terms.label.detach(), terms.rationale.detach()))
         label, rationale = self._joint(
             float(sum(t.label for t in sums)), float(sum(t.rationale for t in sums))
         )

@@ -1,0 +1,64 @@
+"""What the Hugging Face Trainer is told of a training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from common.config.training import TrainingConfig
+from student.defaults import Hyperparameters
+from student.encoding import EncodedExample
+
+
+def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
+    if training.max_steps:
+        return training.max_steps
+    per_epoch = -(-len(examples) // training.batch_size)
+    epochs = training.epochs
+    if training.max_tokens:
+        epochs = training.max_tokens / sum(e.length for e in examples)
+    return max(1, round(epochs * per_epoch))
+
+
+def training_arguments(
+    training: TrainingConfig,
+    chosen: Hyperparameters,
+    folder: Path,
+    examples: Sequence[EncodedExample],
+    *,
+    evaluate: bool,
+) -> TrainingArguments:
+    """A config with its defaults filled in (`chosen`), in the Trainer's words."""
+    on_gpu = torch.cuda.is_available()
+    steps = _steps(training, examples)
+    every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=max(1, training.batch_size // devices),
+        max_steps=steps,
+        learning_rate=chosen.learning_rate,
+        lr_scheduler_type=chosen.schedule,
+        warmup_steps=round(chosen.warmup_share * steps),
+        weight_decay=chosen.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="paged_adamw_8bit"
+        if on_gpu and chosen.optimizer == "paged_adamw_8bit"
+        else "adamw_torch_fused",
+        bf16=training.precision == "bf16",
+        use_cpu=not on_gpu,
+        seed=training.seed or 0,
+        data_seed=training.seed or 0,
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        save_strategy="steps",
+        save_steps=training.checkpoint_every_steps,
+        report_to="none",  # ours are callbacks: student/reporters.py
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
