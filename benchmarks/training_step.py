@@ -6,10 +6,11 @@ What one training step costs per example, against the pattern of the authors' co
 
 Reference: two forward passes per batch (label, rationale), each padded to the longest of an
 unsorted batch, logits at every position, as in google-research/distilling-step-by-step. Ours: the
-student modules of this repository on batches sorted by length. Same random weights, same examples,
-forward + backward, a share of AdamW's step every 64 examples (the paper's batch), dropout on.
-Variants take turns batch by batch and each batch's minimum over the rounds counts, so that a busy
-machine hurts all alike; `--clock cpu --threads 1` counts the processor's time instead of the
+Trainer of this repository with its configured defaults, on effective batches of like length as its
+sampler makes them. Same random weights, same examples, forward + backward, clipping and AdamW's
+step every effective batch, dropout on. Variants take turns effective batch by effective batch and
+each one's minimum over the rounds counts, so that a busy machine hurts all alike; `--clock cpu
+--threads 1` counts the processor's time instead of the
 wall's, for a machine that is never idle. `--pairs` takes JSONL rows with text, label and rationale
 and needs `--tokenizer`; without it, lengths follow the Financial PhraseBank's (mean 29, standard
 deviation 13 T5 tokens) with 40-token rationales. Peak memory is the resident set's high-water mark
@@ -18,14 +19,14 @@ bar is met where the speed is and the peak is not above that of the two passes i
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,20 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from student.arguments import training_arguments
+from student.defaults import hyperparameters
 from student.encoding import IGNORE, Branch, EncodedExample
+from student.ledger import Ledger
 from student.models.causal import CausalStudent
-from student.models.fuse import fuse_activations
+from student.models.fuse import quicken
 from student.models.seq2seq import Seq2SeqStudent
-from student.steps import Objective, batch_totals, micro_batch_terms
+from student.steps import Objective
+from student.trainer import StepByStepTrainer
 
 PAD, END, PREDICT, EXPLAIN = 0, 1, 32099, 32098
-Step = Callable[[Sequence[EncodedExample]], Tensor]
+Loss = Callable[[Sequence[EncodedExample]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _encode(text: list[int], label: list[int], rationale: list[int], form: str) 
 # -- the two ways ---------------------------------------------------------------------------------
 
 
-def reference_step(model: Any, causal: bool) -> Step:
+def reference_loss(model: Any, causal: bool) -> Loss:
     """The authors' loss: model(...) on label rows, model(...) on rationale rows, each a mean."""
 
     def padded(rows: list[list[int]], value: int) -> Tensor:
@@ -173,96 +180,131 @@ def reference_step(model: Any, causal: bool) -> Step:
         ids = padded(inputs, PAD)
         lengths = torch.tensor([len(r) for r in inputs])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=padded(labels, IGNORE)).loss
-        return loss
+        found: Tensor = model(
+            input_ids=ids, attention_mask=mask, labels=padded(labels, IGNORE)
+        ).loss
+        return found
 
-    def step(examples: Sequence[EncodedExample]) -> Tensor:
+    def loss(examples: Sequence[EncodedExample]) -> Tensor:
         return one_pass(examples, 0) + one_pass(examples, 1)
 
-    return step
+    return loss
 
 
-def our_step(module: Any) -> Step:
-    """The repository's own loss over one micro-batch."""
+def units(examples: list[EncodedExample], size: int, share: float) -> list[list[EncodedExample]]:
+    """
+    Effective batches of like length, as the pooled sampler makes them; evenly spaced ones of all.
 
-    def step(examples: Sequence[EncodedExample]) -> Tensor:
-        terms = micro_batch_terms(module, examples, Objective(), torch.device("cpu"))
-        return terms.loss(batch_totals(examples), 1.0)
+    They are cut from all examples first: chosen later, they have every length in its measure.
+    """
+    ordered = sorted(examples, key=lambda e: e.length)
+    parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    count = max(1, round(share * len(parts)))
+    return [parts[int((i + 0.5) * len(parts) / count)] for i in range(count)]
 
-    return step
+
+class TwoPasses:
+    """The authors' pattern: padded batches of an unsorted effective batch."""
+
+    def __init__(self, variant: Variant, args: argparse.Namespace):
+        self.model = build_model(args.model, args.reference_attention).train()
+        self.bf16 = variant.bf16
+        self.loss = reference_loss(self.model, args.model == "gpt2")
+        examples = encode(token_rows(args), "packed" if args.model == "gpt2" else "prefix")
+        random.Random(1).shuffle(examples)
+        # No order by length: which effective batches run is chance either way.
+        count = len(units(examples, args.effective, args.share))
+        self.units = [examples[i * args.effective : (i + 1) * args.effective] for i in range(count)]
+        self.size = args.batch
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
+
+    def learn(self, number: int) -> None:
+        """Forward and backward over one effective batch."""
+        unit = self.units[number]
+        for i in range(0, len(unit), self.size):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                loss = self.loss(unit[i : i + self.size]) * self.size / len(unit)
+            loss.backward()
+
+    def update(self) -> None:
+        """The optimizer's step, with the Trainer's clipping."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def batches(examples: list[EncodedExample], size: int, ordered: bool) -> list[list[EncodedExample]]:
-    """The same examples in batches: sorted by length, or shuffled."""
-    chosen = list(examples)
-    if ordered:
-        chosen.sort(key=lambda e: e.length)
-    else:
-        random.Random(1).shuffle(chosen)
-    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+class Ours:
+    """What `finstill train` runs, with the defaults it runs by: StepByStepTrainer's own step."""
+
+    def __init__(self, variant: Variant, args: argparse.Namespace):
+        causal = variant.form == "packed"
+        student = StudentConfig(architecture="causal" if causal else "seq2seq", model=args.model)
+        training = TrainingConfig(
+            batch_size=args.effective,
+            micro_batch_size=args.micro_batch,
+            row_tokens=args.row_tokens,
+            precision="bf16" if variant.bf16 else "float32",
+        )
+        chosen = hyperparameters(student, training)
+        model = build_model(args.model, "eager")  # load_student's choice on a CPU
+        module = (
+            CausalStudent(model, PAD, chosen.row_tokens) if causal else Seq2SeqStudent(model, PAD)
+        )
+        quicken(module)  # as load_student does
+        examples = encode(token_rows(args), variant.form)
+        self.units = units(examples, args.effective, args.share)
+        folder = Path(tempfile.mkdtemp())
+        self.trainer = StepByStepTrainer(
+            module,
+            training_arguments(training, chosen, folder, examples, evaluate=False),
+            examples,
+            Objective(),
+            Ledger(micro_batch_size=chosen.micro_batch_size),
+        )
+        folder.rmdir()
+        prepared = self.trainer.accelerator.prepare(module, self.trainer.create_optimizer())
+        self.module, self.optimizer = prepared
+
+    def learn(self, number: int) -> None:
+        """Forward and backward over one effective batch."""
+        self.trainer.training_step(self.module, self.units[number])
+
+    def update(self) -> None:
+        """The optimizer's step, with the Trainer's clipping."""
+        self.trainer._clip_grad_norm(self.module)
+        self.optimizer.step()
+        self.module.zero_grad()
 
 
 class Runner:
-    """A variant with its own model and optimizer, ready to run its batches."""
+    """A variant under the clock."""
 
     def __init__(self, variant: Variant, args: argparse.Namespace):
-        self.variant = variant
         self.clock = time.process_time if args.clock == "cpu" else time.perf_counter
-        own = variant.form != "reference"
-        model = build_model(args.model, "eager" if own else args.reference_attention)
-        model.train()
-        form = variant.form
-        if own:
-            fuse_activations(model)  # as load_student does
-        if not own:
-            form = "packed" if args.model == "gpt2" else "prefix"
-            self.step = reference_step(model, args.model == "gpt2")
-        elif form == "packed":
-            self.step = our_step(CausalStudent(model, PAD, args.row_tokens))
-        else:
-            self.step = our_step(Seq2SeqStudent(model, PAD))
-        examples = encode(token_rows(args), form)
-        self.batches = fair_part(batches(examples, args.batch, own), args.share)
-        self.examples = sum(map(len, self.batches))
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        self.way = (TwoPasses if variant.form == "reference" else Ours)(variant, args)
+        self.units = self.way.units
+        self.examples = sum(map(len, self.units))
 
     def learn(self, number: int) -> float:
-        """Seconds of one batch, forward and backward."""
+        """Seconds of one effective batch, forward and backward."""
         started = self.clock()
-        with self._precision():
-            loss = self.step(self.batches[number])
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.way.learn(number)
         return self.clock() - started
 
     def update(self) -> float:
         """Seconds of the optimizer's step."""
         started = self.clock()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.way.update()
         return self.clock() - started
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.variant.bf16):
-            yield
-
-
-def fair_part(parts: list[list[EncodedExample]], share: float) -> list[list[EncodedExample]]:
-    """
-    Evenly spaced batches of all: of every length where they are sorted, else as chance made them.
-
-    The batches are made of all examples first: a random batch of a few chosen ones would miss the
-    longest, to which it is padded.
-    """
-    every = max(1, round(1 / share))
-    return parts[every // 2 :: every]
 
 
 def peak_bytes(variant: Variant, args: argparse.Namespace) -> int:
     """Resident set of a fresh process after the variant's largest batch."""
     command = [sys.executable, __file__, "--model", args.model, "--memory-of", variant.name]
     command += ["--batch", str(args.batch), "--examples", str(args.examples)]
-    command += ["--share", str(args.share), "--row-tokens", str(args.row_tokens)]
+    command += ["--share", str(args.share), "--effective", str(args.effective)]
+    for name, value in (("micro-batch", args.micro_batch), ("row-tokens", args.row_tokens)):
+        command += [f"--{name}", str(value)] if value else []
     if args.pairs:
         command += ["--pairs", str(args.pairs), "--tokenizer", str(args.tokenizer)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -272,9 +314,7 @@ def peak_bytes(variant: Variant, args: argparse.Namespace) -> int:
 def memory_of(variant: Variant, args: argparse.Namespace) -> None:
     """Print the resident peak of one variant; see peak_bytes."""
     runner = Runner(variant, args)
-    longest = max(
-        range(len(runner.batches)), key=lambda i: max(e.length for e in runner.batches[i])
-    )
+    longest = max(range(len(runner.units)), key=lambda i: max(e.length for e in runner.units[i]))
     for _ in range(2):
         runner.learn(longest)
         runner.update()
@@ -290,22 +330,25 @@ def main() -> None:
     parser.add_argument("--model", choices=list(VARIANTS), default="flan-t5-small")
     parser.add_argument("--examples", type=int, default=512)
     parser.add_argument("--share", type=float, default=1.0, help="part of the examples to run")
-    parser.add_argument("--batch", type=int, default=None)
-    parser.add_argument("--effective", type=int, default=64, help="examples per update (paper: 64)")
+    parser.add_argument("--batch", type=int, default=None, help="of the reference")
+    parser.add_argument("--micro-batch", type=int, default=None, help="ours; else the default")
+    parser.add_argument("--effective", type=int, default=TrainingConfig().batch_size)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--row-tokens", type=int, default=256)
+    parser.add_argument("--row-tokens", type=int, default=None)
     parser.add_argument("--reference-attention", default="sdpa", help="the library's default")
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--only", default="", help="variants with this in their name")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.batch = args.batch or (8 if args.model == "gpt2" else 16)
     torch.set_num_threads(args.threads)
-    variants = VARIANTS[args.model]
+    first, *others = VARIANTS[args.model]
+    variants = [first, *(v for v in others if args.only in v.name)]
     if args.memory_of:
         memory_of(next(v for v in variants if v.name == args.memory_of), args)
         return
@@ -317,13 +360,13 @@ def fastest(runners: Sequence[Runner], args: argparse.Namespace) -> list[float]:
     for runner in runners:  # the first pass of a process allocates and compiles kernels
         runner.learn(0)
         runner.update()
-    batch_best = [[float("inf")] * len(runner.batches) for runner in runners]
+    batch_best = [[float("inf")] * len(runner.units) for runner in runners]
     update_best = [float("inf")] * len(runners)
     for number in range(args.rounds):
-        for i in range(len(runners[0].batches)):
+        for i in range(len(runners[0].units)):
             for runner, found in zip(runners, batch_best, strict=True):
                 found[i] = min(found[i], runner.learn(i))
-        update_best = [min(b, r.update()) for b, r in zip(update_best, runners, strict=True)]
+            update_best = [min(b, r.update()) for b, r in zip(update_best, runners, strict=True)]
         best = [
             sum(found) / runner.examples + update / args.effective
             for runner, found, update in zip(runners, batch_best, update_best, strict=True)
