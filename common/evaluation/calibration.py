@@ -31,7 +31,7 @@ def probability_matrix(predictions: Sequence[Prediction], names: Sequence[str]) 
         if prediction.probabilities is not None:
             strangers = prediction.probabilities.keys() - set(names)
             row[:] = [prediction.probabilities.get(name, 0.0) for name in names]
-            if strangers or abs(row.sum() - 1) > 0.02 or row.min() < 0:
+            if strangers or not (abs(row.sum() - 1) <= 0.02 and row.min() >= 0):  # NaN too
                 raise InputError(
                     f"probabilities of '{prediction.example_id}' are {prediction.probabilities}: "
                     f"expected shares over {', '.join(names)} that sum to 1."

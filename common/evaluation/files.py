@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow.json import ParseOptions, read_json
 
 from common.config.run import EvaluationConfig
 from common.data.layout import layout_of
@@ -165,7 +166,9 @@ def _order(ids: pa.Array, predictions: Path, system: str) -> NDArray[np.int64] |
 
 
 def _agreement(gold: Path) -> list[Any]:
-    return [json.loads(meta or "{}").get(AGREEMENT) for meta in _column(gold, "meta").to_pylist()]
+    meta = _column(gold, "meta").dictionary_encode()
+    values = [json.loads(cell or "{}").get(AGREEMENT) for cell in meta.dictionary.to_pylist()]
+    return [None if place is None else values[place] for place in meta.indices.to_pylist()]
 
 
 def _probabilities(path: Path, names: Sequence[str], order: NDArray[np.int64] | None) -> Floats:
@@ -173,16 +176,37 @@ def _probabilities(path: Path, names: Sequence[str], order: NDArray[np.int64] | 
     cells = _column(path, "probabilities", order)
     found = np.full((len(cells), len(names)), np.nan)
     for start in range(0, len(cells), _ROWS_AT_ONCE):
-        batch = cells.slice(start, _ROWS_AT_ONCE).to_pylist()
-        for place, cell in enumerate(batch, start):
-            if cell is not None:
-                given = json.loads(cell)
-                found[place] = [given.get(name, 0.0) for name in names]
-    sums = found.sum(1)
-    if (np.abs(sums - 1) > 0.02).any():
-        raise InputError(f"probabilities in {path} do not sum to 1 over {', '.join(names)}.")
-    found /= sums[:, None]
+        batch = cells.slice(start, _ROWS_AT_ONCE)
+        given = np.asarray(batch.is_valid())
+        if given.any():
+            rows = np.flatnonzero(given) + start
+            found[rows] = _shares(_from_json(batch.drop_null(), names, path), names, path)
     return found
+
+
+def _shares(given: Floats, names: Sequence[str], path: Path) -> Floats:
+    sums = given.sum(1)
+    if not ((np.abs(sums - 1) <= 0.02).all() and (given >= 0).all()):  # false for NaN too
+        raise InputError(
+            f"probabilities in {path} are no shares over {', '.join(names)} that sum to 1."
+        )
+    shares: Floats = given / sums[:, None]
+    return shares
+
+
+def _from_json(cells: pa.Array, names: Sequence[str], path: Path) -> Floats:
+    """Objects of numbers by name, as (cells, names): 0 for a name that one does not have."""
+    lines = "\n".join(cells.to_pylist()).encode()
+    schema = pa.schema([(name, pa.float64()) for name in names])
+    options = ParseOptions(schema, newlines_in_values=True, unexpected_field_behavior="ignore")
+    try:
+        table = read_json(pa.BufferReader(lines), parse_options=options)
+    except pa.ArrowException as error:
+        raise InputError(f"probabilities in {path} are no JSON objects: {error}.") from error
+    if len(table) != len(cells):
+        raise InputError(f"probabilities in {path}: expected one JSON object a row.")
+    columns = [table.column(name).fill_null(0.0).to_numpy() for name in names]
+    return np.stack(columns, axis=1)
 
 
 def _texts(

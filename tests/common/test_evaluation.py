@@ -204,9 +204,13 @@ def test_calibration_error_by_hand() -> None:
     assert scores.coverage[-1].accuracy == pytest.approx(0.65)
 
 
-def test_probabilities_that_are_none_are_refused() -> None:
+@pytest.mark.parametrize(
+    "chances",
+    [{"neutral": 0.5}, {"neutral": 1.5, "positive": -0.5}, {"neutral": float("nan")}],
+)
+def test_probabilities_that_are_none_are_refused(chances: dict[str, float]) -> None:
     gold = [Example(id="0", text="t", label="neutral")]
-    said = [Prediction(example_id="0", label="neutral", probabilities={"neutral": 0.5})]
+    said = [Prediction(example_id="0", label="neutral", probabilities=chances)]
 
     with pytest.raises(InputError, match="sum to 1"):
         evaluate_system(CARD, gold, said, TASK, QUICK, "toy", "0" * 64)
