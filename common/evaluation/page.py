@@ -18,7 +18,13 @@ from common.evaluation.grouping import group_of
 from common.evaluation.inline_charts import forest, key_sign, leads_of, strip
 from common.evaluation.remarks import WITHOUT_ENCODER, measured_on, teacher_remarks
 from common.evaluation.table import METRIC_COLUMNS, part_title, parts_table, table_of
-from common.evaluation.verdicts import corrected_p, display_name, p_value, signed_points
+from common.evaluation.verdicts import (
+    bound_points,
+    corrected_p,
+    display_name,
+    p_value,
+    signed_points,
+)
 
 _TEMPLATES = ("report.html.j2", "macros.html.j2", "report.css", "report.js")
 _FACTS = ("split", "teacher", "seeds", "hardware", "versions", "fingerprints")
@@ -149,6 +155,7 @@ def _environment() -> Environment:
         metric=formats.metric,
         p_value=p_value,
         points=signed_points,
+        bound_points=bound_points,
         holm=corrected_p,
         part_title=part_title,
     )

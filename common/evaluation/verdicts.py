@@ -35,7 +35,7 @@ def sentence(pair: PairComparison, names: Mapping[str, str], outcome: Outcome, a
         first, second, gap = second, first, reversed_interval(gap)
     if outcome != "not_shown":
         return f"{first} is ahead of {second} by {points(gap)} of accuracy, {test}."
-    seen = f"{first} {signed_points(gap)}, {test}"
+    seen = f"{first} {signed_points(gap, pair.smallest_shown)}, {test}"
     return f"{first} against {second}: no difference shown ({seen}){_limits(pair, alpha)}."
 
 
@@ -45,10 +45,12 @@ def _limits(pair: PairComparison, alpha: float) -> str:
         return "; the test alone would show one, its interval does not leave out 0"
     if pair.smallest_shown >= 1:
         return "; they differ on too few texts for any difference to be seen"
-    blind = f"; under {100 * pair.smallest_shown:.1f} points could not be seen with n = {pair.n:,}"
+    blind = (
+        f"; under {bound_points(pair.smallest_shown, gap)} could not be seen with n = {pair.n:,}"
+    )
     if gap.low <= 0 <= gap.high:
         return blind
-    return f"; the interval of this pair alone leaves out 0, its family does not{blind}"
+    return f"; the interval alone leaves out 0, the test does not{blind}"
 
 
 def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
@@ -59,10 +61,11 @@ def group_sentence(pair: GroupComparison, alpha: float) -> tuple[Outcome, str]:
     over = f"{seeds}, bootstrap {p_value(p)} after Holm"
     first, second = pair.first, pair.second
     if p >= alpha or gap.low <= 0 <= gap.high:
-        said = f"{first} against {second}: no difference shown ({signed_points(gap)} {over})"
-        blind = pair.smallest_shown is not None and p >= alpha
-        under = f"; under {100 * (pair.smallest_shown or 0):.1f} points could not be seen"
-        return "not_shown", said + (under if blind else "") + "."
+        least = pair.smallest_shown if p >= alpha else None
+        said = f"{first} against {second}: no difference shown ({signed_points(gap, least)} {over})"
+        if least is None:
+            return "not_shown", f"{said}."
+        return "not_shown", f"{said}; under {bound_points(least, gap)} could not be seen."
     outcome: Outcome = "first_ahead" if gap.value > 0 else "second_ahead"
     if outcome == "second_ahead":
         first, second, gap = second, first, reversed_interval(gap)
@@ -105,14 +108,41 @@ def listed(words: Sequence[str]) -> str:
 
 
 def points(gap: Interval) -> str:
-    """ "3.1 points [1.2, 5.0]" of a difference of shares."""
-    return f"{100 * gap.value:.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+    """ "3.1 points [1.2, 5.0]" of a difference of shares; never rounded to 0 ("0.04 points")."""
+    value, low, high = _in_points(gap, "-")
+    return f"{value} points [{low}, {high}]"
 
 
-def signed_points(gap: Interval) -> str:
-    """As `points`, with the sign of the difference."""
-    value, low, high = (f"{100 * x:+.1f}" for x in (gap.value, gap.low, gap.high))
-    return f"{value} points [{low}, {high}]".replace("-", "\u2212")
+def signed_points(gap: Interval, least: float | None = None) -> str:
+    """As `points`, with the sign of the difference; `least` as in `bound_points`."""
+    value, low, high = _in_points(gap, "+", least)
+    return f"{value} points [{low}, {high}]"
+
+
+def bound_points(least: float, gap: Interval) -> str:
+    """ "2.4 points", the least difference that can be shown, so that it stands above `gap`."""
+    return f"{100 * least:.{_digits(gap, least)}f} points"
+
+
+def _in_points(gap: Interval, sign: str, least: float | None = None) -> list[str]:
+    digits = _digits(gap, least)
+    numbers = [0.0 if abs(x) < _NOTHING else 100 * x for x in (gap.value, gap.low, gap.high)]
+    return [f"{number:{sign}.{digits}f}".replace("-", "\u2212") for number in numbers]
+
+
+def _digits(gap: Interval, least: float | None = None) -> int:
+    """As few as say the same as the numbers: none is 0 but 0 itself, and the order stays."""
+    numbers = [100 * x for x in (gap.value, gap.low, gap.high) if abs(x) >= _NOTHING]
+    below = least is not None and abs(gap.value) < least - _NOTHING
+    for digits in range(1, 7):
+        size = round(abs(100 * gap.value), digits)
+        told = all(round(number, digits) for number in numbers)
+        if told and not (below and size >= round(100 * (least or 0), digits)):
+            return digits
+    return 7
+
+
+_NOTHING = 1e-9  # a difference of shares that is rounding alone
 
 
 def p_value(p: float) -> str:

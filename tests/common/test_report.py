@@ -95,6 +95,11 @@ def comparison(gold: list[Example] | None = None, **context: object) -> Comparis
     )
 
 
+def with_chances(prediction: Prediction, *chances: float) -> Prediction:
+    given = dict(zip(TASK.label_names, chances, strict=True))
+    return prediction.model_copy(update={"probabilities": given})
+
+
 class Page(HTMLParser):
     """Collects elements, and text by element, as a browser would see them."""
 
@@ -423,12 +428,17 @@ def test_parquet_files_give_the_comparison_of_the_records(tmp_path: Path) -> Non
 
     for ours, theirs in zip(found.pairs, reference.pairs, strict=True):
         assert ours.mcnemar == theirs.mcnemar
-        assert ours.differences == theirs.differences
+        assert ours.differences.keys() == theirs.differences.keys()
+        assert ours.differences["macro_f1"] == theirs.differences["macro_f1"]
+        assert ours.by_label == theirs.by_label
+        means = {test.score: test.mean_first for test in theirs.scores}
+        assert {test.score for test in ours.scores} >= {"negative_log_loss", "negative_brier"}
+        assert all(test.mean_first == pytest.approx(means[test.score]) for test in ours.scores)
     assert found.texts == reference.texts
     assert found.verdicts == reference.verdicts
 
 
-@pytest.mark.parametrize("fault", ["missing", "label", "ids"])
+@pytest.mark.parametrize("fault", ["missing", "label", "ids", "negative", "shares"])
 def test_parquet_files_with_faults_are_refused(tmp_path: Path, fault: str) -> None:
     gold = examples(5)
     said = answers(gold, 0.9, 0)
@@ -437,10 +447,13 @@ def test_parquet_files_with_faults_are_refused(tmp_path: Path, fault: str) -> No
         "missing": said[:-1],
         "label": [said[0].model_copy(update={"label": "hawkish"}), *said[1:]],
         "ids": [said[0].model_copy(update={"example_id": "x"}), *said[1:]],
+        "negative": [*said[1:], with_chances(said[0], 1.5, -0.5, 0.0)],
+        "shares": [*said[1:], with_chances(said[0], 0.5, 0.2, 0.2)],
     }[fault]
     write_records(tmp_path / "said.parquet", changed, Prediction)
 
-    with pytest.raises(InputError, match="hawkish" if fault == "label" else "none for"):
+    told = {"label": "hawkish", "negative": "sum to 1", "shares": "sum to 1"}
+    with pytest.raises(InputError, match=told.get(fault, "none for")):
         evaluate_file(
             cards()[0][0],
             tmp_path / "gold.parquet",

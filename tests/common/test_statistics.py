@@ -1,5 +1,6 @@
 """Every statistic against an independent implementation, and on simulated data."""
 
+import re
 import warnings
 
 import numpy as np
@@ -44,7 +45,8 @@ from common.evaluation.seeds import (
     seed_t_test,
     smallest_shown_by,
 )
-from common.evaluation.verdicts import outcome_of, sentence
+from common.evaluation.verdicts import bound_points, outcome_of, sentence, signed_points
+from common.records import Interval
 
 QUICK = EvaluationConfig(bootstrap=1000)
 NAMES = ("low", "middle", "high")
@@ -293,6 +295,61 @@ def test_no_verdict_contradicts_the_table(
         # "Could be shown from" stands in the same row as the difference, shown or not.
         if pair.discordant:
             assert (abs(gap.value) >= pair.smallest_shown - 1e-12) == (holm < 0.05)
+
+
+def gap_of(value: float, low: float, high: float) -> Interval:
+    return Interval(value=value, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [
+        (gap_of(0.031, 0.012, 0.05), "+3.1 points [+1.2, +5.0]"),
+        (gap_of(0.0, -0.02, 0.02), "+0.0 points [\u22122.0, +2.0]"),
+        (gap_of(4e-4, 2e-4, 6e-4), "+0.04 points [+0.02, +0.06]"),
+        (gap_of(0.02, 3e-4, 0.04), "+2.00 points [+0.03, +4.00]"),
+        (gap_of(1e-17, -0.01, 0.01), "+0.0 points [\u22121.0, +1.0]"),
+    ],
+)
+def test_no_bound_is_rounded_to_zero(gap: Interval, said: str) -> None:
+    assert signed_points(gap) == said
+
+
+def test_what_could_not_be_seen_is_never_printed_as_small_as_what_was() -> None:
+    gap = gap_of(0.0246, -0.001, 0.05)
+
+    # To one digit both are 2.5.
+    assert signed_points(gap, 0.0249).startswith("+2.46 points")
+    assert bound_points(0.0249, gap) == "2.49 points"
+    assert bound_points(0.031, gap) == "3.1 points"
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(20_000, 400_000), wins=st.integers(0, 400), losses=st.integers(0, 400))
+def test_verdicts_of_many_texts_agree_with_their_own_figures(
+    n: int, wins: int, losses: int
+) -> None:
+    gold = np.zeros(n, np.int8)
+    place = np.arange(n)
+    one = ((place >= wins) & (place < wins + losses)).astype(np.int8)
+    two = (place < wins).astype(np.int8)
+    pair = compare_pair(
+        gold, Answers("a", one), Answers("b", two), ("x", "y"), EvaluationConfig(bootstrap=100),
+        np.random.default_rng(0), "f",
+    )  # fmt: skip
+    (found,) = corrected([pair], 0.05)
+
+    said = sentence(found, {"a": "A", "b": "B"}, outcome_of(found, 0.05), 0.05)
+
+    figures = re.search(
+        r"([+\u2212]?[\d.]+) points \[([+\u2212]?[\d.]+), ([+\u2212]?[\d.]+)\]", said
+    )
+    assert figures
+    value, low, high = (float(x.replace("\u2212", "-")) for x in figures.groups())
+    if "is ahead of" in said:
+        assert min(value, low, high) > 0
+    elif seen := re.search(r"under ([\d.]+) points", said):
+        assert abs(value) < float(seen[1])
 
 
 def test_paired_t_and_wilcoxon_equal_pingouins() -> None:
