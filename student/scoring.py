@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import additive, block_mask
 from student.encoding import EncodedExample
+from student.models.attention import ADDITIVE
 from student.models.cross import states_as_keys
 from student.models.load import StudentModule
 from student.trie import LabelTrie, label_trie
@@ -160,7 +161,7 @@ class TorchScorer:
             branch.append([*own, *[0] * rest])
             positions.append([*place, *[0] * rest])
         mask = block_mask(torch.tensor(owner), torch.tensor(branch))
-        if self._core.config._attn_implementation == "eager":
+        if self._core.config._attn_implementation in ADDITIVE:
             mask = additive(mask, self._core.get_input_embeddings().weight.dtype)
         return {
             "attention_mask": mask.to(self._device),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from student.batches import Batch, additive, block_mask, causal_batch
 from student.encoding import IGNORE, EncodedExample
+from student.models.attention import ADDITIVE
 from student.models.scores import Scores, inside_adapters, only_at, target_scores
 
 
@@ -38,7 +39,7 @@ class CausalStudent(nn.Module):
         """Log-probabilities of all target tokens."""
         core = self.core
         mask: Tensor = block_mask(batch["owner"], batch["branch"])
-        if core.config._attn_implementation == "eager":
+        if core.config._attn_implementation in ADDITIVE:
             mask = additive(mask, core.get_input_embeddings().weight.dtype)
         with only_at(core.get_output_embeddings(), batch["targets"] != IGNORE):
             logits = core(

@@ -1,13 +1,19 @@
 """The student's own parts do what torch's do: dropout, embeddings, log-probabilities of tokens."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, T5Config
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 from student.models import token_logs as token_logs_module
+from student.models.attention import QUICK
 from student.models.dropout import QuickDropout, dropped
 from student.models.embedding import RowEmbedding
 from student.models.fuse import quicken
+from student.models.t5_parts import QuickT5FeedForward, QuickT5LayerNorm
 from student.models.token_logs import token_logs
 
 
@@ -140,6 +146,91 @@ def test_logits_in_half_precision_are_summed_in_float32() -> None:
     assert half.grad is not None
     assert whole.grad is not None
     assert torch.allclose(half.grad.float(), whole.grad, rtol=2**-8, atol=1e-9)
+
+
+def norms() -> tuple[T5LayerNorm, QuickT5LayerNorm]:
+    plain, quick = T5LayerNorm(24), QuickT5LayerNorm(24)
+    with torch.no_grad():
+        for part in (plain, quick):
+            part.weight.copy_(torch.linspace(0.5, 1.5, 24))
+    return plain, quick
+
+
+def test_norm_and_its_gradients_are_those_of_the_library() -> None:
+    torch.manual_seed(4)
+    results = []
+    states, weight = torch.randn(3, 5, 24), torch.randn(3, 5, 24)
+    for part in norms():
+        given = states.clone().requires_grad_()
+        found = part(given)
+        (found * weight).sum().backward()
+        results.append((found.detach(), given.grad, part.weight.grad))
+
+    for mine, library in zip(results[1], results[0], strict=True):
+        assert torch.allclose(mine, library, atol=1e-5)
+    quick = norms()[1].double()
+    given = torch.randn(2, 3, 24, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(quick, (given,))
+
+
+def test_norm_under_autocast_gives_what_each_reader_would_have_cast() -> None:
+    torch.manual_seed(4)
+    states = torch.randn(3, 5, 24)
+    plain, quick = norms()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, library = quick(states), plain(states)
+
+    assert found.dtype == torch.bfloat16
+    assert library.dtype == torch.float32
+    assert torch.allclose(found.float(), library, rtol=2**-7)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_feed_forward_is_that_of_the_library(half: bool) -> None:
+    config = T5Config(d_model=8, d_ff=16, feed_forward_proj="gated-gelu", dropout_rate=0.0)
+    torch.manual_seed(4)
+    part = T5DenseGatedActDense(config)
+    states = torch.randn(2, 3, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        library = part(states)
+        part.__class__ = QuickT5FeedForward
+        found = part(states)
+
+    assert found.dtype == library.dtype
+    assert torch.equal(found, library)
+
+
+def tiny_gpt2(attention: str, dropout: float = 0.0) -> Any:
+    torch.manual_seed(6)
+    config = AutoConfig.for_model(
+        "gpt2", n_layer=2, n_embd=16, n_head=2, vocab_size=30, bos_token_id=1, eos_token_id=1,
+        attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def test_quick_attention_is_eager_attention_and_stays_out_of_saved_configs() -> None:
+    ids, seen = torch.randint(1, 30, (2, 7)), torch.ones(2, 7).long()
+    seen[0, :3] = 0
+    plain, quick = tiny_gpt2("eager").eval(), tiny_gpt2("eager", dropout=0.5).eval()
+
+    quicken(quick)
+
+    assert quick.config._attn_implementation == QUICK
+    assert QUICK not in quick.config.to_json_string()
+    found, wanted = (m(input_ids=ids, attention_mask=seen).logits for m in (quick, plain))
+    assert torch.allclose(found[seen > 0], wanted[seen > 0], atol=1e-6)
+    quick.train()
+    first, second = (quick(input_ids=ids, attention_mask=seen).logits for _ in range(2))
+    assert not torch.allclose(first, second)
+
+
+def test_other_ways_of_attention_are_left_alone() -> None:
+    model = tiny_gpt2("sdpa", dropout=0.5)
+
+    quicken(model)
+
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_quickened_parts_keep_names_and_weights() -> None:
