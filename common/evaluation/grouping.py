@@ -7,11 +7,11 @@ import numpy as np
 
 from common.config.run import EvaluationConfig
 from common.evaluation.comparison import GroupComparison, SeedGroup
-from common.evaluation.correction import holm_and_bonferroni
-from common.evaluation.counts import Codes
+from common.evaluation.correction import holm_and_bonferroni, holm_level
+from common.evaluation.counts import METRICS, Codes
 from common.evaluation.pairs import Answers
 from common.evaluation.resampling import seeded
-from common.evaluation.seeds import compare_groups, seed_group
+from common.evaluation.seeds import bootstrap_p, compare_groups, group_draws, seed_group
 from common.evaluation.verdicts import display_name, group_sentence, headline
 from common.records import EvaluationReport
 
@@ -77,6 +77,11 @@ def compare_family(
     settings: EvaluationConfig,
 ) -> list[GroupComparison]:
     """The pairs with verdicts, p values corrected over all of them."""
+    draws = [
+        group_draws(gold, first, second, labels, settings.bootstrap, seeded(settings, one, two))
+        for (one, first), (two, second) in pairs
+    ]
+    p_values = [bootstrap_p(drawn[:, METRICS.index("accuracy")]) for drawn in draws]
     found = [
         compare_groups(
             (one, two),
@@ -84,12 +89,11 @@ def compare_family(
             first,
             second,
             labels,
-            resamples=settings.bootstrap,
+            draws=draws[i],
             level=settings.confidence_level,
-            rng=seeded(settings, one, two),
-            least_p=settings.alpha / len(pairs),
+            least_p=holm_level([*p_values[:i], *p_values[i + 1 :]], settings.alpha),
         )
-        for (one, first), (two, second) in pairs
+        for i, ((one, first), (two, second)) in enumerate(pairs)
     ]
     return _with_verdicts(found, settings.alpha)
 

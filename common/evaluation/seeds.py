@@ -102,6 +102,19 @@ def _cell_indicators(patterns: NDArray[np.int8], labels: int) -> Floats:
     return found
 
 
+def group_draws(
+    gold: Codes,
+    first: NDArray[np.int8],
+    second: NDArray[np.int8],
+    labels: int,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """first - second in every metric, resampled by seed and text: (resamples, metrics)."""
+    one, two = hierarchical_draws(gold, [first, second], labels, resamples, rng)
+    return one - two
+
+
 def compare_groups(
     names: tuple[str, str],
     gold: Codes,
@@ -109,18 +122,16 @@ def compare_groups(
     second: NDArray[np.int8],
     labels: int,
     *,
-    resamples: int,
+    draws: Floats,
     level: float,
-    rng: np.random.Generator,
     least_p: float = 0.05,
 ) -> GroupComparison:
     """
     first - second, by the hierarchy; a t test over the seeds' metrics stands beside it.
 
-    `least_p`: below it a p value counts, corrected for the family; for `smallest_shown`.
+    `draws`: those of `group_draws`. `least_p`: below it the p value of this pair counts, given the
+    others of its family; for `smallest_shown`.
     """
-    one, two = hierarchical_draws(gold, [first, second], labels, resamples, rng)
-    draws = one - two
     point = seed_metrics(gold, first, labels).mean(0) - seed_metrics(gold, second, labels).mean(0)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     differences = {
@@ -154,14 +165,19 @@ def smallest_shown_by(deviations: Floats, least_p: float) -> float | None:
     return float(max(-ordered[beyond], ordered[-1 - beyond]))
 
 
-def _bootstrap_test(draws: Floats, sizes: tuple[int, int]) -> TestResult:
+def bootstrap_p(draws: Floats) -> float:
+    """Two-sided p of no difference: twice the share of `draws` (resamples,) on 0's far side."""
     below, above = (1 + (draws <= 0).sum()), (1 + (draws >= 0).sum())
+    return float(min(1.0, 2 * min(below, above) / (1 + len(draws))))
+
+
+def _bootstrap_test(draws: Floats, sizes: tuple[int, int]) -> TestResult:
     single = min(sizes) < 2
     few = "fewer than five seeds on a side: the spread over seeds is only roughly known"
     lone = "one side has a single seed: its spread over seeds is not in the interval"
     return TestResult(
         name="bootstrap over seeds and texts",
-        p=float(min(1.0, 2 * min(below, above) / (1 + len(draws)))),
+        p=bootstrap_p(draws),
         assumes="seeds and texts are samples of those one cares for",
         met=min(sizes) >= 5,
         note=lone if single else few if min(sizes) < 5 else "",

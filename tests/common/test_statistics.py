@@ -17,6 +17,7 @@ from common.config.run import EvaluationConfig
 from common.evaluation.comparison import ScoreTest
 from common.evaluation.correction import corrected, holm_and_bonferroni, holm_level
 from common.evaluation.counts import METRICS, confusion_counts, metrics_from_counts
+from common.evaluation.grouping import compare_family
 from common.evaluation.pairs import (
     Answers,
     compare_pair,
@@ -40,6 +41,7 @@ from common.evaluation.scores import (
 )
 from common.evaluation.seeds import (
     compare_groups,
+    group_draws,
     hierarchical_draws,
     seed_group,
     seed_t_test,
@@ -538,7 +540,8 @@ def test_a_single_seed_is_said_to_have_no_spread() -> None:
     rng = np.random.default_rng(13)
     gold, one, _ = seeds_of(100, [0.8, 0.7], rng)
 
-    found = compare_groups(("a", "b"), gold, one, one[:1], 3, resamples=300, level=0.95, rng=rng)
+    draws = group_draws(gold, one, one[:1], 3, 300, rng)
+    found = compare_groups(("a", "b"), gold, one, one[:1], 3, draws=draws, level=0.95)
 
     assert "single seed" in found.bootstrap.note
     assert found.seed_t_test is None
@@ -650,6 +653,25 @@ def test_the_smallest_difference_over_seeds_is_where_the_bootstrap_begins_to_sho
     tiny = 1e-9
     assert max(p(least + tiny), p(-least - tiny)) < least_p
     assert max(p(least - tiny), p(tiny - least)) >= least_p
+
+
+def test_recipes_shown_apart_make_room_for_the_others_of_their_family() -> None:
+    accuracies = [0.80, 0.78, 0.77, 0.76, 0.50, 0.51, 0.40, 0.41]
+    gold, answers, _ = seeds_of(400, accuracies, np.random.default_rng(0))
+    first = ("a", answers[:2])
+    near = (first, ("b", answers[2:4]))
+    far = (first, ("c", answers[4:6]))
+    farther = (first, ("d", answers[6:8]))
+    quick = EvaluationConfig(bootstrap=800)
+
+    alone = compare_family([near], gold, 3, quick)[0]
+    beside = compare_family([near, far, farther], gold, 3, quick)
+    crowded = compare_family([near, near, near], gold, 3, quick)[0]
+
+    assert [pair.outcome for pair in beside] == ["not_shown", "first_ahead", "first_ahead"]
+    # Holm holds the last one to alpha itself: what it could have shown is as if it stood alone.
+    assert beside[0].smallest_shown == alone.smallest_shown
+    assert (crowded.smallest_shown or 0) > (alone.smallest_shown or 1)
 
 
 def test_too_few_resamples_to_show_anything_say_so() -> None:
