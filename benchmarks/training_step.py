@@ -19,15 +19,18 @@ bar is met where the speed is and the peak is not above that of the two passes i
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ from student.arguments import training_arguments
 from student.defaults import hyperparameters
 from student.encoding import IGNORE, Branch, EncodedExample
 from student.ledger import Ledger
+from student.memory import freed_memory_kept
 from student.models.causal import CausalStudent
 from student.models.fuse import quicken
 from student.models.seq2seq import Seq2SeqStudent
@@ -277,25 +281,49 @@ class Ours:
 
 
 class Runner:
-    """A variant under the clock."""
+    """A variant under the clock, in a process of its own: ours sets how memory is kept."""
 
     def __init__(self, variant: Variant, args: argparse.Namespace):
-        self.clock = time.process_time if args.clock == "cpu" else time.perf_counter
-        self.way = (TwoPasses if variant.form == "reference" else Ours)(variant, args)
-        self.units = self.way.units
-        self.examples = sum(map(len, self.units))
+        context = multiprocessing.get_context("spawn")
+        self.line, far = context.Pipe()
+        context.Process(target=serve, args=(far, variant, args), daemon=True).start()
+        self.units, self.examples = self.line.recv()
 
     def learn(self, number: int) -> float:
         """Seconds of one effective batch, forward and backward."""
-        started = self.clock()
-        self.way.learn(number)
-        return self.clock() - started
+        return self._ask("learn", number)
 
     def update(self) -> float:
         """Seconds of the optimizer's step."""
-        started = self.clock()
-        self.way.update()
-        return self.clock() - started
+        return self._ask("update")
+
+    def _ask(self, *what: str | int) -> float:
+        self.line.send(what)
+        seconds: float = self.line.recv()
+        return seconds
+
+
+def serve(line: Connection, variant: Variant, args: argparse.Namespace) -> None:
+    """Build a variant and do what is asked for, with the time it took as the answer."""
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    with way_of(variant, args) as way:
+        line.send((len(way.units), sum(map(len, way.units))))
+        while True:
+            what, *where = line.recv()
+            started = clock()
+            getattr(way, what)(*where)
+            line.send(clock() - started)
+
+
+@contextlib.contextmanager
+def way_of(variant: Variant, args: argparse.Namespace) -> Iterator[TwoPasses | Ours]:
+    """A variant ready to run, in the surroundings its program gives it."""
+    torch.set_num_threads(args.threads)
+    if variant.form == "reference":
+        yield TwoPasses(variant, args)
+        return
+    with freed_memory_kept():  # as train_student does
+        yield Ours(variant, args)
 
 
 def peak_bytes(variant: Variant, args: argparse.Namespace) -> int:
@@ -313,11 +341,11 @@ def peak_bytes(variant: Variant, args: argparse.Namespace) -> int:
 
 def memory_of(variant: Variant, args: argparse.Namespace) -> None:
     """Print the resident peak of one variant; see peak_bytes."""
-    runner = Runner(variant, args)
-    longest = max(range(len(runner.units)), key=lambda i: max(e.length for e in runner.units[i]))
-    for _ in range(2):
-        runner.learn(longest)
-        runner.update()
+    with way_of(variant, args) as way:
+        longest = max(range(len(way.units)), key=lambda i: max(e.length for e in way.units[i]))
+        for _ in range(2):
+            way.learn(longest)
+            way.update()
     # Not ru_maxrss: a started process inherits its parent's high-water mark.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
@@ -360,10 +388,10 @@ def fastest(runners: Sequence[Runner], args: argparse.Namespace) -> list[float]:
     for runner in runners:  # the first pass of a process allocates and compiles kernels
         runner.learn(0)
         runner.update()
-    batch_best = [[float("inf")] * len(runner.units) for runner in runners]
+    batch_best = [[float("inf")] * runner.units for runner in runners]
     update_best = [float("inf")] * len(runners)
     for number in range(args.rounds):
-        for i in range(len(runners[0].units)):
+        for i in range(runners[0].units):
             for runner, found in zip(runners, batch_best, strict=True):
                 found[i] = min(found[i], runner.learn(i))
             update_best = [min(b, r.update()) for b, r in zip(update_best, runners, strict=True)]

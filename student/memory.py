@@ -1,11 +1,17 @@
 """Memory: what was used at most, and whether an error means there was too little."""
 
 import contextlib
+import ctypes
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
+
+# malloc.h, and what glibc starts with.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,3 +52,26 @@ def parameter_counts(module: nn.Module) -> tuple[int, int]:
         every += parameter.numel() * (2 if packed else 1)
         trainable += parameter.numel() if parameter.requires_grad else 0
     return every, trainable
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """
+    Let glibc keep what is freed for the next allocation, until the context ends.
+
+    By default it gives every block above 32 MB back to the system, which hands it out again as
+    pages to be zeroed one by one: a zeroed tensor of 66 MB takes 19 ms, memory in use 1.4.
+    Other C libraries stay as they are.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        library.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+        library.malloc_trim(0)

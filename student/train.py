@@ -32,7 +32,7 @@ from student.devices import inside_launch, local_device, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.job import Training, summarise, write_model
 from student.ledger import Ledger
-from student.memory import forget_peak_memory
+from student.memory import forget_peak_memory, freed_memory_kept
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.progress import TrainingHooks, TrainingSummary
@@ -237,7 +237,8 @@ def _run(
         load_trained(loaded.module, resume)
         trainer.state.global_step = step_of(resume)
     else:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with freed_memory_kept():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
     if watch.cancelled:
         raise JobCancelled(

@@ -1,11 +1,12 @@
 """The peak is that of one training, not of the process's life."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from student.memory import forget_peak_memory, peak_memory_bytes
+from student.memory import forget_peak_memory, freed_memory_kept, peak_memory_bytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux alone")
@@ -18,3 +19,25 @@ def test_a_big_student_before_does_not_count_for_a_small_one_after() -> None:
     forget_peak_memory()
 
     assert peak_memory_bytes(device) < before - 300_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident set is read on Linux alone")
+def test_freed_memory_is_kept_within_a_training_and_given_back_after_it() -> None:
+    with freed_memory_kept():
+        start = resident()
+        block = torch.ones(50_000_000)
+        filled = resident()
+        del block
+        kept = resident()
+    after = resident()
+
+    assert filled - start > 150_000_000
+    assert filled - kept < 50_000_000
+    assert filled - after > 150_000_000
+    torch.ones(50_000_000)
+    assert resident() < after + 50_000_000
+
+
+def resident() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
