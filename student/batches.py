@@ -210,14 +210,15 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def level_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """
-    first_fit's groups, or up to twice as many with evener sums where that leaves less padding.
+    first_fit's groups, or more and shorter rows with evener sums where they cost less.
 
-    Every row is padded to the longest. Evened out by the longest-first rule (Graham 1969). Eight
-    examples of 77 tokens fill three rows of 256 to 231, 231 and 154, but four rows to 154 each.
+    Every row is padded to the longest, and each position looks at its whole row. Evened out by the
+    longest-first rule (Graham 1969). Eight examples of 77 tokens fill three rows of 256 to 231,
+    231 and 154; a row each has no padding and a third of the attention.
     """
     packed = first_fit(lengths, capacity)
     candidates = [packed]
-    for count in range(len(packed), 2 * len(packed) + 1):
+    for count in range(len(packed), len(lengths) + 1):
         rows: list[list[int]] = [[] for _ in range(count)]
         sums = [0] * count
         for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -226,12 +227,18 @@ def level_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             sums[place] += lengths[i]
         if min(sums) > 0 and max(sums) <= max(capacity, *lengths):
             candidates.append(rows)
-    return min(candidates, key=lambda rows: padded_tokens(lengths, rows))
+    return min(candidates, key=lambda rows: row_cost(lengths, rows))
 
 
-def padded_tokens(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
-    """Positions of a batch of these rows, padding included."""
-    return len(rows) * max(sum(lengths[i] for i in row) for row in rows)
+def row_cost(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    """
+    What a batch of these rows costs, up to a factor: positions, padding included, by their work.
+
+    Attention over a row of L tokens adds L / 1300 to a position's other work: GPT-2 124M in bf16 on
+    two cores took 180, 168 and 162 ms per example in rows of 231, 154 and 77 tokens.
+    """
+    longest = max(sum(lengths[i] for i in row) for row in rows)
+    return len(rows) * longest * (1300 + longest)
 
 
 def block_mask(owner: Tensor, branch: Tensor) -> Tensor:

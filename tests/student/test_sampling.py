@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batches import first_fit, level_rows, padded_tokens
+from student.batches import first_fit, level_rows, row_cost
 from student.sampling import PooledSampler
 
 LENGTHS = [(37 * i) % 101 + 1 for i in range(500)]
@@ -67,18 +67,25 @@ def test_first_fit_packs_what_fits_together() -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))
-def test_levelled_rows_keep_all_fit_the_row_and_are_never_padded_more(
+def test_levelled_rows_keep_all_fit_the_row_and_never_cost_more(
     lengths: list[int], room: int
 ) -> None:
     rows = level_rows(lengths, room)
 
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= room or len(row) == 1 for row in rows)
-    assert padded_tokens(lengths, rows) <= padded_tokens(lengths, first_fit(lengths, room))
+    assert row_cost(lengths, rows) <= row_cost(lengths, first_fit(lengths, room))
 
 
-def test_levelled_rows_take_one_more_row_where_that_leaves_no_padding() -> None:
-    # First-fit: 231, 231 and 154, padded to 3 x 231 = 693; four rows of 154 are 616, no padding.
-    rows = level_rows([77] * 8, 256)
+def test_levelled_rows_are_short_where_that_needs_no_padding() -> None:
+    # First-fit: 231, 231 and 154, padded to 3 x 231 = 693; eight rows of 77 are 616.
+    assert row_cost([77] * 8, [[0, 1, 2], [3, 4, 5], [6, 7]]) == 693 * 1531
 
-    assert sorted(len(row) for row in rows) == [2, 2, 2, 2]
+    assert [len(row) for row in level_rows([77] * 8, 256)] == [1] * 8
+
+
+def test_levelled_rows_fill_up_where_lengths_differ() -> None:
+    # A row each would be padded to 11 x 200 positions; two rows hold 200 tokens each.
+    rows = level_rows([200, *[20] * 10], 256)
+
+    assert sorted(len(row) for row in rows) == [1, 10]
