@@ -155,6 +155,20 @@ class Jobs:
         """Replace one stage's record."""
         self._redis.hset(f"{_key(job_id)}:stages", stage.name, stage.model_dump_json())
 
+    def change_waiting(self, job_id: str, name: str, **changes: Any) -> None:
+        """Change a stage's record if the stage still waits; one that was begun meanwhile stays."""
+        key = f"{_key(job_id)}:stages"
+
+        def change(pipe: "redis.client.Pipeline") -> None:
+            raw = cast("bytes | None", pipe.hget(key, name))
+            pipe.multi()
+            record = StageRecord.model_validate_json(raw) if raw else None
+            if record and record.state is State.WAITING:
+                changed = record.model_copy(update=changes)
+                pipe.hset(key, name, changed.model_dump_json())
+
+        self._redis.transaction(change, key)
+
     def stage(self, job_id: str, name: str) -> StageRecord | None:
         """One stage's record."""
         raw = cast("bytes | None", self._redis.hget(f"{_key(job_id)}:stages", name))

@@ -1,7 +1,5 @@
 """Putting jobs on the queue: what is done already is told apart, what can start is sent."""
 
-from typing import Any
-
 from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.config.teacher import ClaudeTeacher
 from common.task import load_task
@@ -63,25 +61,26 @@ def advance(desk: Desk, run: RunDirectory, config: JobConfig) -> None:
     Send every stage that can start and has not been sent.
 
     Sent first and recorded afterwards: a crash in between sends a task twice, which the lease
-    and the fingerprint make harmless; the other order could lose one.
+    and the fingerprint make harmless; the other order could lose one. By then a worker may be
+    done with it, so only a stage that still waits is recorded as queued.
     """
     if desk.jobs.is_cancelled(run.run_id):
         return
     for stage in ready_stages(run, config):
         record = desk.jobs.stage(run.run_id, stage.name)
         if record and record.state is State.WAITING:
-            sent = _send(desk, run, config, stage)
-            desk.jobs.update(run.run_id, record.model_copy(update={"state": State.QUEUED, **sent}))
+            _send(desk, run, config, stage)
+            desk.jobs.change_waiting(run.run_id, stage.name, state=State.QUEUED)
 
 
-def _send(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> dict[str, Any]:
+def _send(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> None:
     if stage.name != "label" or isinstance(config, ComparisonConfig):
         desk.send(stage, run.run_id, None)
-        return {}
-    chunks = chunk_count(run, config)
-    for index in range(chunks):
+        return
+    rows = rows_to_label(run)
+    desk.jobs.change_waiting(run.run_id, stage.name, total=rows, unit="rows")
+    for index in range(chunk_count(run, config)):
         desk.send(stage, run.run_id, index)
-    return {"total": rows_to_label(run), "unit": "rows"}
 
 
 def rows_to_label(run: RunDirectory) -> int:
