@@ -237,7 +237,7 @@ class Comparison(Record):
     the most frequent gold label. `texts` may be capped: `texts_total` counts them all.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     title: str
     task: str
     labels: list[str]

@@ -239,7 +239,7 @@ def test_the_json_comes_back_as_the_same_comparison() -> None:
     again = Comparison.model_validate_json(found.model_dump_json())
 
     assert again == found
-    assert json.loads(found.model_dump_json())["schema_version"] == 1
+    assert json.loads(found.model_dump_json())["schema_version"] == 2
 
 
 def test_families_are_stated_and_corrected_apart() -> None:

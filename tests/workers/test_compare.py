@@ -22,7 +22,7 @@ from workers.comparing import compare_runs
 from workers.leak_guard import refuse_shown_texts
 from workers.outside import outside_of
 from workers.pipeline import LocalRun
-from workers.run_directory import Run
+from workers.run_directory import Run, RunDirectory, write_json
 from workers.services import Settings
 from workers.systems import Options
 
@@ -396,3 +396,15 @@ def test_all_writes_a_folder_with_everybodys_answers(
         assert sum(mine) / 27 == pytest.approx(system["metrics"]["accuracy"]["value"])
     tfidf = [row for row in rows if row["system"] == "tfidf"]
     assert all(sum(row[f"probability_{n}"] for n in WORDS) == pytest.approx(1) for row in tfidf)
+
+
+def test_a_report_of_another_version_is_told_from_a_broken_program(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from workers.commands.tables import print_report
+
+    run = RunDirectory(tmp_path / "small-0123456789")
+    write_json(run.report("json"), {"schema_version": 1})
+
+    with pytest.raises(InputError, match="finstill compare small-0123456789"):
+        print_report(Console(), run)

@@ -1,9 +1,11 @@
 """Tables for the terminal."""
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.errors import InputError
 from common.evaluation.comparison import Comparison
 from common.evaluation.render import terminal_rows
 from workers.run_directory import RunDirectory
@@ -14,8 +16,18 @@ _WIDTHS = (100, 150)  # columns of the terminal from which more of the table fit
 
 
 def print_report(console: Console, run: RunDirectory) -> None:
-    """A finished run's verdicts and table, and where its report lies."""
-    comparison = Comparison.model_validate_json(run.report("json").read_text(encoding="utf-8"))
+    """
+    A finished run's verdicts and table, and where its report lies.
+
+    Raises InputError for a report that another version wrote.
+    """
+    try:
+        comparison = Comparison.model_validate_json(run.report("json").read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{run.report('json')} was written by another version of finstill; "
+            f"`finstill compare {run.run_id}` compares anew."
+        ) from error
     print_comparison(console, comparison)
     console.print(f"\nReport: {run.report('html')}", soft_wrap=True, highlight=False)
 
