@@ -53,9 +53,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}.items():
             patch.setenv(name, value)
         wait_until(lambda: listens(port), "S3 listens")
-        import fsspec
+        import s3fs
 
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("finstill-runs")
+        s3fs.S3FileSystem.clear_instance_cache()  # of another module's server
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("finstill-runs")
         yield "s3://finstill-runs"
     process.terminate()
     process.wait(10)
