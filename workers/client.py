@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from common.config import JobConfig
 from common.errors import FinstillError, ServiceError
 from workers.graph import QUEUES
-from workers.jobs import Job, Jobs, State
+from workers.job_records import Job, State
+from workers.jobs import Jobs
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run
 from workers.services import Settings, connect

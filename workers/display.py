@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from workers.jobs import Job, StageRecord, State
+from workers.job_records import Job, StageRecord, State
 
 _MARK = {
     State.WAITING: "[dim]·[/]",

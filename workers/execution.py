@@ -11,7 +11,7 @@ from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError
 from workers.desk import Desk
 from workers.graph import Stage, is_done, stages_of, wanted_fingerprints
-from workers.jobs import Fault, StageRecord, State
+from workers.job_records import Fault, StageRecord, State
 from workers.leases import Lease
 from workers.run_directory import RunDirectory, open_job
 from workers.stages import run_stage

@@ -9,7 +9,7 @@ from common.errors import FinstillError
 from common.task import load_task
 from workers.corrections import Corrections
 from workers.graph import Stage, fingerprint, is_done, stages_until
-from workers.jobs import Fault, Job, StageRecord, State
+from workers.job_records import Fault, Job, StageRecord, State
 from workers.run_directory import RunDirectory, create_run
 from workers.services import Settings
 from workers.stages import run_stage

@@ -6,7 +6,7 @@ from common.task import load_task
 from workers.corrections import Corrections
 from workers.desk import Desk
 from workers.graph import Stage, is_done, ready_stages, stages_until
-from workers.jobs import StageRecord, State
+from workers.job_records import StageRecord, State
 from workers.run_directory import RunDirectory, read_json
 
 

@@ -13,7 +13,7 @@ from common.task import CONFIGS
 from workers.desk import Desk
 from workers.execution import execute
 from workers.graph import Stage, fingerprint, stages_of
-from workers.jobs import State
+from workers.job_records import State
 from workers.run_directory import create_run
 from workers.services import settings_from_environment
 from workers.submitting import submit

@@ -13,7 +13,7 @@ from common.task import CONFIGS
 from tests.doubles.wire_double import WireDouble
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
-from workers.jobs import State
+from workers.job_records import State
 from workers.registry import living_workers
 from workers.services import Settings
 

@@ -11,7 +11,7 @@ from common.task import CONFIGS
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
 from workers.curve import curve_places, default_line, draw_curve
-from workers.jobs import State
+from workers.job_records import State
 from workers.run_directory import RunDirectory
 from workers.services import Settings
 

@@ -18,7 +18,7 @@ from common.errors import ServiceError
 from common.task import CONFIGS, PROJECT_ROOT
 from workers.client import Client
 from workers.embedded_redis import server_binary
-from workers.jobs import State
+from workers.job_records import State
 from workers.registry import living_workers
 from workers.services import Settings, connect
 from workers.stack import child_environment

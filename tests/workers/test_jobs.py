@@ -6,7 +6,8 @@ import redis
 from common.errors import InputError
 from teacher.budget import RedisPurse, spent_by_all
 from workers.display import note
-from workers.jobs import Fault, Jobs, StageRecord, State
+from workers.job_records import Fault, StageRecord, State
+from workers.jobs import Jobs
 
 
 def stages(*states: State) -> list[StageRecord]:

@@ -13,7 +13,7 @@ from common.config import RunConfig, load_config
 from common.task import CONFIGS
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.pipeline import LocalRun
 from workers.registry import living_workers
 from workers.services import Settings

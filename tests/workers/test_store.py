@@ -13,7 +13,7 @@ from tests.doubles.stores import KEYS, Host
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers import store as store_module
 from workers.client import Client
-from workers.jobs import State
+from workers.job_records import State
 from workers.registry import living_workers
 from workers.run_directory import write_json
 from workers.store import RunStore

@@ -13,7 +13,7 @@ from common.task import CONFIGS
 from tests.doubles.stores import KEYS, Host
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
-from workers.jobs import State
+from workers.job_records import State
 from workers.pipeline import LocalRun
 from workers.registry import living_workers
 from workers.store import RunStore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from common.errors import ServiceError
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.run_directory import RunDirectory
 from workers.store import RunStore, store_of
 

@@ -16,7 +16,7 @@ from workers.api.problems import Problem, not_found
 from workers.api.state import Services
 from workers.api.submission import inline, named
 from workers.graph import QUEUES
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run, open_job, read_json
 from workers.submitting import advance, submit

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from workers.api.problems import Problem
-from workers.jobs import Job, Jobs
+from workers.job_records import Job
+from workers.jobs import Jobs
 
 if TYPE_CHECKING:
     import redis

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from common.config import ComparisonConfig
-from workers.jobs import State
+from workers.job_records import State
 from workers.tokens import NAME
 
 RUN_ID = r"^[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{10}$"

@@ -7,7 +7,7 @@ from common.config import RunConfig
 from workers.api.models import FaultView, JobView, RunDetail, RunView, StageView
 from workers.api.state import Services
 from workers.graph import stages_of, system_names
-from workers.jobs import Fault, Job, StageRecord
+from workers.job_records import Fault, Job, StageRecord
 from workers.run_directory import RunDirectory, list_runs, read_json
 
 

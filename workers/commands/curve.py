@@ -13,7 +13,7 @@ from common.evaluation.comparison import Comparison
 from common.fingerprint import digest
 from workers.client import Client, raise_for
 from workers.curve import CurvePlace, curve_places, default_line, draw_curve
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.run_directory import RunDirectory
 from workers.services import settings_from_environment
 

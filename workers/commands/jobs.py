@@ -11,7 +11,7 @@ from common.errors import ConfigError
 from workers.client import Client, job_records, raise_for
 from workers.commands.submission import follow
 from workers.display import note
-from workers.jobs import Job
+from workers.job_records import Job
 from workers.run_directory import open_job
 from workers.services import settings_from_environment
 

@@ -11,7 +11,7 @@ from common.config import RunConfig, load_config
 from common.errors import FinstillError
 from workers.client import Client, raise_for
 from workers.display import JobDisplay
-from workers.jobs import Job
+from workers.job_records import Job
 from workers.pipeline import LocalRun
 from workers.run_directory import RunDirectory
 from workers.services import Settings, apply_thread_environment, settings_from_environment

@@ -11,7 +11,7 @@ from workers.api import jobs_desk
 from workers.api.models import JobRequest
 from workers.api.problems import Problem
 from workers.api.routes.runs import runs_page
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.run_directory import list_comparisons
 from workers.tokens import Scope
 from workers.web.rendering import render

@@ -20,7 +20,7 @@ from workers.api.state import Services, services_of
 from workers.api.submission import catalogue
 from workers.api.survey import cache_stats, queue_depths, redis_info, teachers, workers
 from workers.diagnosis import Finding, diagnose_versions
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 from workers.run_directory import RunDirectory, read_json
 from workers.tokens import Scope
 from workers.web.rendering import render, static_files

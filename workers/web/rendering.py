@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse
 
 from common import __version__
 from workers.display import note
-from workers.jobs import StageRecord
+from workers.job_records import StageRecord
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from teacher.budget import RedisPurse
 from workers.api import jobs_desk
 from workers.api.idempotency import once
-from workers.jobs import Jobs, StageRecord, State
+from workers.job_records import StageRecord, State
+from workers.jobs import Jobs
 from workers.registry import announce, living_workers
 
 Headers = dict[str, str]
@@ -299,7 +300,7 @@ def test_events_tell_the_job_then_its_end(
 def test_a_fault_is_told_without_the_servers_folders(
     web: TestClient, reader: Headers, client: redis.Redis, settings: Any
 ) -> None:
-    from workers.jobs import Fault
+    from workers.job_records import Fault
 
     put_jobs(client, "job-0000000001")
     message = f"{settings.runs}/x is gone; key sk-planted-anthropic-key"

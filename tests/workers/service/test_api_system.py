@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from teacher.budget import RedisPurse
 from workers.corrections import Correction, Corrections
-from workers.jobs import Jobs, StageRecord, State
+from workers.job_records import StageRecord, State
+from workers.jobs import Jobs
 from workers.services import Settings
 
 Headers = dict[str, str]

@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 from tests.doubles.workers import wait_until
 from workers.api import following
 from workers.api.app import create_app
-from workers.jobs import Jobs, StageRecord, State
+from workers.job_records import StageRecord, State
+from workers.jobs import Jobs
 from workers.services import Settings
 from workers.store import RunStore
 

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from common.data.store import read_records, write_records
 from common.records import Answer, Example, Reason, Unanswered
 from workers.graph import fingerprint
-from workers.jobs import Fault, Jobs, StageRecord, State
+from workers.job_records import Fault, StageRecord, State
+from workers.jobs import Jobs
 from workers.run_directory import open_run
 from workers.services import Settings
 from workers.tokens import Tokens

@@ -18,7 +18,7 @@ from workers.api.problems import Problem, responses
 from workers.api.snapshots import Snapshots
 from workers.api.state import Services, services_of
 from workers.api.views import job_view
-from workers.jobs import Job, State
+from workers.job_records import Job, State
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
