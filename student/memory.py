@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-# malloc.h, and what glibc starts with.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+# malloc.h. To set any of them ends glibc's own adapting of the thresholds for the process's life,
+# so they are left where that adapting ends: mmap(3) above 32 MB, trimming above twice that.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_LAST_MMAP_THRESHOLD, _DEFAULT_MMAP_MAX = 32 << 20, 65536
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -73,5 +74,6 @@ def freed_memory_kept() -> Iterator[None]:
         yield
     finally:
         library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
-        library.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+        library.mallopt(_MMAP_THRESHOLD, _LAST_MMAP_THRESHOLD)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _LAST_MMAP_THRESHOLD)
         library.malloc_trim(0)

@@ -1,6 +1,7 @@
 """Where a worker works: settings, Redis, the store of runs, and how it sends a task."""
 
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +11,7 @@ from workers.jobs import Jobs
 from workers.run_directory import RunDirectory
 from workers.services import Settings
 from workers.store import store_of
-from workers.store_checkpoints import fetch_checkpoints, send_checkpoints
+from workers.store_checkpoints import drop_checkpoints, fetch_checkpoints, send_checkpoints
 
 if TYPE_CHECKING:
     import redis
@@ -62,6 +63,12 @@ class Desk:
                 send_checkpoints(store, run.run_id, system, run.checkpoints(system))
             except ServiceError as error:
                 logger.warning("checkpoints of %s stay on this host: %s", run.run_id, error)
+
+    def drop_checkpoints(self, run: RunDirectory, system: str) -> None:
+        """Of a training whose model is in the store, here and there. Raises ServiceError."""
+        shutil.rmtree(run.checkpoints(system), ignore_errors=True)
+        if store := store_of(self.settings):
+            drop_checkpoints(store, run.run_id, system)
 
     def send_outputs(self, run_id: str) -> None:
         """Let other hosts have what was finished here. Raises ServiceError."""

@@ -76,7 +76,7 @@ def _work(
     report = _report(desk, run, stage, chunk)
     try:
         if isinstance(config, ComparisonConfig):
-            finished = _compare(run, config, report)
+            finished = _compare(desk, run, config, report)
         else:
             context = _context(desk, run, config, report, lease)
             finished = _do(desk, context, stage, chunk)
@@ -104,10 +104,10 @@ def _work(
         _finish(desk, run, config, stage)
 
 
-def _compare(run: RunDirectory, config: ComparisonConfig, report: Report) -> bool:
+def _compare(desk: Desk, run: RunDirectory, config: ComparisonConfig, report: Report) -> bool:
     from workers.stages.comparison import compare_as_asked
 
-    compare_as_asked(run, config, report)
+    compare_as_asked(run, config, report, lambda: desk.jobs.is_cancelled(run.run_id))
     return True
 
 
@@ -182,6 +182,7 @@ def _context(
         report=report,
         cancelled=lambda: lease.lost or desk.jobs.is_cancelled(run.run_id),
         redis=desk.redis,
+        count=desk.jobs.add_to_totals,
         checkpoint_written=partial(desk.send_checkpoints, run),
     )
 
@@ -189,6 +190,8 @@ def _context(
 def _finish(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> None:
     """Sent before others' are fetched: of two that finish at once, the later one sees both."""
     desk.send_outputs(run.run_id)
+    if stage.verb == "train":
+        desk.drop_checkpoints(run, stage.system)
     desk.fetch(run.run_id)
     record = desk.jobs.stage(run.run_id, stage.name)
     if record and record.state is not State.DONE:

@@ -128,9 +128,14 @@ def wanted_fingerprints(run: RunDirectory, config: JobConfig) -> dict[str, str]:
     if isinstance(config, RunConfig):
         return fingerprints(config, run.corrections)
     folders = [RunDirectory(run.root.parent / name) for name in config.runs]
-    judged = [read_json(path) for f in folders for path in sorted(f.markers("evaluate"))]
+    markers = [path for folder in folders for path in sorted(folder.markers("evaluate"))]
+    judged = [read_json(path) for path in markers if _compared(config, path)]
     inputs = [str(marker["fingerprint"]) for marker in judged if marker]
     return {COMPARE.name: stage_fingerprint(COMPARE.name, config.model_dump(mode="json"), inputs)}
+
+
+def _compared(config: ComparisonConfig, marker: Path) -> bool:
+    return not config.only or marker.stem.partition(".")[2] in config.only
 
 
 def is_done(run: RunDirectory, config: JobConfig, stage: str) -> bool:

@@ -2,15 +2,13 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
-
-from pydantic_core import from_json
 
 from common.errors import InputError
 from teacher.budget import spent_by
 from teacher.pace_state import PACE_KEY
-from workers.job_records import Fault, Job, StageRecord, State, job_from, summed
+from workers.job_records import Fault, Job, StageRecord, State, job_from
 
 if TYPE_CHECKING:
     import redis
@@ -120,22 +118,18 @@ class Jobs:
         return wish is not None or state is not None
 
     def count_chunk(self, job_id: str, chunk: int, counts: dict[str, float]) -> None:
-        """
-        Set what one chunk has counted so far; a chunk done twice is counted once.
+        """Set what one chunk has counted so far; a chunk done twice is counted once."""
+        self._redis.hset(f"{_key(job_id)}:chunks", str(chunk), json.dumps(counts))
 
-        What it has more than before is added to the totals of all jobs.
-        """
-        key, field = f"{_key(job_id)}:chunks", str(chunk)
-        before = from_json(cast("bytes | None", self._redis.hget(key, field)) or b"{}")
+    def add_to_totals(self, news: Mapping[str, float]) -> None:
+        """Add what was counted since it was last told to the totals of all jobs."""
         pipe = self._redis.pipeline()
-        pipe.hset(key, field, json.dumps(counts))
-        for name, count in counts.items():
-            if (more := count - before.get(name, 0)) > 0:
-                pipe.hincrbyfloat(_TOTALS, name, more)
+        for name, count in news.items():
+            pipe.hincrbyfloat(_TOTALS, name, count)
         pipe.execute()
 
     def totals(self) -> dict[str, float]:
-        """What all chunks of all jobs have counted since this Redis began to count."""
+        """What all jobs have counted since this Redis began to count; none of it ever falls."""
         return {n.decode(): float(v) for n, v in _mapping(self._redis.hgetall(_TOTALS)).items()}
 
     def finish_chunk(self, job_id: str, chunk: int) -> int:
@@ -145,14 +139,6 @@ class Jobs:
         pipe.sadd(key, chunk)
         pipe.scard(key)
         return int(pipe.execute()[1])
-
-    def counters(self, job_id: str) -> dict[str, float]:
-        """The chunks' counts, summed."""
-        return summed(cast(list[bytes], self._redis.hvals(f"{_key(job_id)}:chunks")))
-
-    def clear_counters(self, job_id: str) -> None:
-        """Forget the chunks' counts, when labelling starts over with another input."""
-        self._redis.delete(f"{_key(job_id)}:chunks")
 
     def count_loss(self, job_id: str, stage: str, progress: int) -> int:
         """

@@ -204,17 +204,17 @@ class FinishedComparison:
     made_at: float
 
 
-def list_comparisons(runs: Path) -> list[FinishedComparison]:
-    """Every finished comparison in a folder, newest first; what is none is passed over."""
+def list_comparisons(runs: Path, most: int) -> list[FinishedComparison]:
+    """The newest finished comparisons in a folder; what is none is passed over."""
+    reports = [RunDirectory(p.parent).report("html") for p in runs.glob("*/comparison.json")]
+    times = {path.parent.name: path.stat().st_mtime for path in reports if path.exists()}
     found = []
-    for folder in (path.parent for path in runs.glob("*/comparison.json")):
-        directory = RunDirectory(folder)
+    for name in sorted(times, key=lambda name: -times[name])[:most]:
         with suppress(InputError, OSError):
-            made_at = directory.report("html").stat().st_mtime
-            _, config = open_job(runs, folder.name)
+            _, config = open_job(runs, name)
             if isinstance(config, ComparisonConfig):
-                found.append(FinishedComparison(folder.name, config, made_at))
-    return sorted(found, key=lambda one: -one.made_at)
+                found.append(FinishedComparison(name, config, times[name]))
+    return found
 
 
 def _find(runs: Path, run_id: str) -> Path:

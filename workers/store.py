@@ -83,8 +83,13 @@ class RunStore:
         return sorted(PurePosixPath(path).parent.name for path in found)
 
     def put(self, source: Path, name: str) -> None:
-        """Send one file."""
-        self._asked(partial(self._put, source, name))
+        """Send one file; one that is gone by now, as a pruned checkpoint's, is passed over."""
+
+        def attempt() -> None:
+            if source.exists():
+                self._put(source, name)
+
+        self._asked(attempt)
 
     def get(self, name: str, target: Path) -> None:
         """Bring one file, whole or not at all."""

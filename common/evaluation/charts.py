@@ -51,8 +51,13 @@ class Axis:
         """Round values inside the axis."""
         if self.log:
             first, last = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
-            every = ceil((last - first + 1) / 6)
-            return [10.0**power for power in range(first, last + 1, every)]
+            if last > first:
+                every = ceil((last - first + 1) / 6)
+                return [10.0**power for power in range(first, last + 1, every)]
+            # one power of ten, or none
+            digits = [m * 10.0**p for p in range(last - 1, first + 1) for m in (1, 2, 5)]
+            if len(inside := [v for v in digits if self.low <= v <= self.high]) > 1:
+                return inside
         step = _step((self.high - self.low) / about)
         first = ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, floor(self.high / step + 1e-9) + 1)]

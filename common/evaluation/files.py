@@ -196,7 +196,10 @@ def _shares(given: Floats, names: Sequence[str], path: Path) -> Floats:
 
 def _from_json(cells: pa.Array, names: Sequence[str], path: Path) -> Floats:
     """Objects of numbers by name, as (cells, names): 0 for a name that one does not have."""
-    lines = "\n".join(cells.to_pylist()).encode()
+    texts = cells.to_pylist()
+    if not all(text.lstrip().startswith("{") for text in texts):  # a lone null ends pyarrow itself
+        raise InputError(f"probabilities in {path}: expected one JSON object a row.")
+    lines = "\n".join(texts).encode()
     schema = pa.schema([(name, pa.float64()) for name in names])
     options = ParseOptions(schema, newlines_in_values=True, unexpected_field_behavior="ignore")
     try:

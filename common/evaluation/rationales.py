@@ -137,7 +137,7 @@ def _encoded(
     return found
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _encoder_scores(pairs: tuple[tuple[str, str], ...], encoder: str) -> tuple[Floats, Floats]:
     # A system is judged and then compared: its rationales need to go through the encoder once.
     from common.evaluation.encoders import bert_scores, sentence_similarities

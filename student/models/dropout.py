@@ -26,7 +26,7 @@ class QuickDropout(nn.Dropout):
 
 def dropped(states: Tensor, p: float, training: bool) -> Tensor:
     """torch.nn.functional.dropout for any device; quick on a CPU."""
-    if not training or p == 0.0 or states.device.type != "cpu" or not 0.0 < p < 1.0:
+    if not training or states.device.type != "cpu" or not 0.0 < p <= 1 - 1 / _STEPS:
         return nn.functional.dropout(states, p, training)
     return states * _noise(states, p)
 

@@ -28,6 +28,7 @@ class RowEmbedding(nn.Embedding):
             torch.is_grad_enabled()
             and weight.requires_grad
             and weight.is_leaf
+            and weight.device.type == "cpu"  # atomic additions on a GPU come in any order
             and self.max_norm is None
             and not self.scale_grad_by_freq
             # Several processes exchange gradients as autograd delivers them.

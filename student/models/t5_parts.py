@@ -23,7 +23,8 @@ class QuickT5LayerNorm(T5LayerNorm):
         if not known or not torch.is_grad_enabled():
             found: Tensor = super().forward(hidden_states)  # type: ignore[no-untyped-call]
             return found
-        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        cast = dtype == torch.float32 and torch.is_autocast_enabled(kind)
+        half = torch.get_autocast_dtype(kind) if cast else None
         given = (hidden_states, self.weight, self.variance_epsilon, half)
         normed: Tensor = _Norm.apply(*given)  # type: ignore[no-untyped-call]
         return normed

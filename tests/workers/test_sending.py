@@ -83,3 +83,4 @@ def test_a_task_that_is_done_before_its_sending_is_recorded_stays_done(
         ("prepare", "probe", "label", "collect"), "done"
     )
     assert next(stage for stage in job.stages if stage.name == "label").total == 6
+    assert desk.jobs.totals()["done"] == 6 + 6, "the smoke run and the chunks"

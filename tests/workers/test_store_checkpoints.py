@@ -17,7 +17,7 @@ from workers.job_records import State
 from workers.pipeline import LocalRun
 from workers.registry import living_workers
 from workers.store import RunStore
-from workers.store_checkpoints import fetch_checkpoints, send_checkpoints
+from workers.store_checkpoints import drop_checkpoints, fetch_checkpoints, send_checkpoints
 
 
 def checkpoint(host: Host, step: int, manifest: bool = True) -> None:
@@ -65,8 +65,7 @@ def test_the_store_holds_just_the_checkpoints_that_are_kept(hosts: tuple[Host, H
     fetch_all(other)
     assert {name.split("/")[3] for name in other.files} == {"checkpoint-10"}
 
-    shutil.rmtree(one.run.checkpoints("student"))
-    send_all(one)
+    drop_checkpoints(one.store, one.run.run_id, "student")
     assert one.store.files(".checkpoints") == []
 
 
@@ -87,8 +86,14 @@ def test_a_checkpoint_whose_host_was_lost_while_it_was_sent_is_not_taken(
         send_all(one)
 
     fetch_all(other)
-
     assert other.files == {}
+
+    monkeypatch.setattr(one.store, "put", put)
+    checkpoint(one, 10)
+    shutil.rmtree(one.run.checkpoints("student") / "checkpoint-5")
+    send_all(one)
+    kept = {name.split("/")[2] for name in one.store.files(".checkpoints")}
+    assert kept == {"checkpoint-10"}, "what was half sent goes"
 
 
 @pytest.mark.services

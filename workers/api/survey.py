@@ -34,9 +34,9 @@ def totals(services: Services) -> Totals:
     counted: Counter[str] = Counter()
     counted.update(services.jobs.totals())
     return Totals(
-        asked=max(0.0, counted["answered"] + counted["unanswered"] - counted["cached"]),
+        asked=counted["asked"],
         cached=counted["cached"],
-        unanswered=counted["unanswered"],
+        unanswered=counted["failed"],
         usd=spent_by_all(services.redis),
         input_tokens=counted["input_tokens"],
         output_tokens=counted["output_tokens"],

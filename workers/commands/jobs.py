@@ -7,7 +7,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
+from common.config import RunConfig
+from common.errors import ConfigError, UsageError
 from workers.client import Client, job_records, raise_for
 from workers.commands.submission import follow
 from workers.display import note
@@ -100,6 +101,8 @@ def _resume(job_id: str, console: Console, max_usd: float | None) -> None:
     job = client.jobs.get(job_id)
     _, config = open_job(settings.runs, job.id)
     if max_usd is not None:
+        if not isinstance(config, RunConfig) or config.labelling.max_usd is None:
+            raise UsageError(f"job {job.id} has no budget that --max-usd could change.")
         raise_budget(client.redis, job.id, max_usd)
     client.submit(config, job.kind)
     raise_for(follow(client, job.id, console))

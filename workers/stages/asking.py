@@ -24,6 +24,7 @@ from workers.jobs import Jobs
 from workers.stages.context import StageContext
 
 AnyAnswer = TeacherAnswer | Unanswered
+PAUSE_SECONDS = 0.5
 
 
 class Asking:
@@ -33,12 +34,16 @@ class Asking:
         self._context = context
         self.config = config
         self.teacher = build(context, config)
-        self.services = _services(context, config, self.teacher, tally or Tally(context, 0))
+        self.tally = tally or Tally(context, 0)
+        self.services = _services(context, config, self.teacher, self.tally)
 
     def __call__(self, examples: Sequence[Example]) -> list[AnyAnswer]:
         """Ask now and wait for the answers."""
         labelling = self._context.config.labelling
-        return label_examples(examples, self.teacher, labelling, self.services)
+        try:
+            return label_examples(examples, self.teacher, labelling, self.services)
+        finally:
+            self.tally.tell()
 
     def collected(self, examples: Sequence[Example]) -> list[AnyAnswer]:
         """As `__call__`; what a finished batch gave up is not asked live instead."""
@@ -51,12 +56,17 @@ class Asking:
 
 
 class Tally:
-    """What one chunk has counted so far, reported at most twice a second."""
+    """
+    What one chunk has counted so far, reported at most twice a second; `rows` 0: of no chunk.
+
+    What is new goes to the totals of all jobs as well.
+    """
 
     def __init__(self, context: StageContext, rows: int):
-        self._report = context.report
+        self._report, self._total = context.report, context.count
         self._rows = rows
         self._counts: Counter[str] = Counter()
+        self._news: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._said = 0.0
 
@@ -64,10 +74,24 @@ class Tally:
         """Add to the counts; called from the labelling loop's thread."""
         with self._lock:
             self._counts.update(deltas)
-            if self._rows and time.monotonic() - self._said > 0.5:
-                self._said = time.monotonic()
+            self._news.update(deltas)
+            if time.monotonic() - self._said < PAUSE_SECONDS:
+                return
+            self._said = time.monotonic()
+            self._tell()
+            if self._rows:
                 done = min(self._rows, int(max(self._counts["done"], self._counts["asked"])))
                 self._report(done, self._rows, "rows", self.counts)
+
+    def tell(self) -> None:
+        """Let the totals have what was counted since the last time; call at the end."""
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, Counter()
+        if news:
+            self._total(news)
 
     @property
     def counts(self) -> dict[str, float]:

@@ -28,7 +28,9 @@ def advance_all_batches(context: StageContext) -> float | None:
     waits: list[float] = []
     for config in context.config.all_teachers:
         if in_batches(config):
-            progress = run(_advance(context, Asking(context, config)))
+            ask = Asking(context, config)
+            progress = run(_advance(context, ask))
+            ask.tally.tell()
             _report(context, progress)
             if progress.next_poll_seconds is not None:
                 waits.append(progress.next_poll_seconds)

@@ -1,6 +1,6 @@
 """What a stage is given: the run, its configuration, and a way to report and to be stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +27,8 @@ class StageContext:
     The surroundings of one stage. `redis` None: everything happens in this process.
 
     `cancelled` is asked at every safe point; a stage that sees True raises JobCancelled.
-    `checkpoint_written` is told of a system whose training has written or removed a checkpoint.
+    `count` adds to the totals of all jobs. `checkpoint_written` is told of a system whose training
+    has written or removed a checkpoint.
     """
 
     settings: Settings
@@ -37,6 +38,7 @@ class StageContext:
     cancelled: Callable[[], bool]
     redis: "redis.Redis | None" = None
     accept_volatile_cache: bool = False
+    count: Callable[[Mapping[str, float]], None] = lambda news: None
     checkpoint_written: Callable[[str], None] = lambda system: None
 
     @property

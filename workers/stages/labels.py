@@ -52,6 +52,7 @@ def label_chunk(context: StageContext, index: int) -> None:
         for teacher_config in context.config.all_teachers:
             if rows := rows_for_next(examples, answers, context.config.aggregation):
                 answers += Asking(context, teacher_config, tally).collected(rows)
+        tally.tell()
         answers = in_row_order(answers)
         write_records(target, answers, Answer)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from common.config.run import MajorityBaseline, TfidfBaseline, TrainedBaseline
 from common.config.student import TINY
 from common.data.store import read_records, write_records
+from common.errors import JobCancelled
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.explained import explained_ids
 from common.records import Example, Prediction, SystemCard, TrainingPair
@@ -38,19 +39,22 @@ def train_system(context: StageContext, name: str) -> None:
             written = newer
             context.checkpoint_written(name)
 
-    summary = train_student(
-        student=student,
-        training=training,
-        task=context.task,
-        train=pairs(context, "train", training.labels),
-        validation=pairs(context, "validation", training.labels),
-        folder=context.run.system(name),
-        hooks=TrainingHooks(progress=progress, cancelled=context.cancelled),
-        threads=context.settings.threads,
-    )
+    try:
+        summary = train_student(
+            student=student,
+            training=training,
+            task=context.task,
+            train=pairs(context, "train", training.labels),
+            validation=pairs(context, "validation", training.labels),
+            folder=context.run.system(name),
+            hooks=TrainingHooks(progress=progress, cancelled=context.cancelled),
+            threads=context.settings.threads,
+        )
+    except JobCancelled:  # its last checkpoint is written after the last progress
+        context.checkpoint_written(name)
+        raise
     write_json(context.run.training_summary(name), summary.model_dump(mode="json"))
     curve.end()
-    context.checkpoint_written(name)
 
 
 def _checkpoints(context: StageContext, name: str) -> set[str]:

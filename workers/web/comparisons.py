@@ -6,6 +6,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from common.config import ComparisonConfig
+from common.config.comparison import MOST_RUNS
 from common.errors import FinstillError
 from workers.api import jobs_desk
 from workers.api.models import JobRequest
@@ -31,7 +32,7 @@ async def compare_page(visitor: Visitor) -> Response:
 def _page(visitor: Visit, fault: str | None) -> Response:
     services = visitor.services
     runs = [item for item in runs_page(services, 100, None).items if item.accuracy]
-    earlier = list_comparisons(services.settings.runs)[:MOST_SHOWN]
+    earlier = list_comparisons(services.settings.runs, MOST_SHOWN)
     return render("compare.html", 422 if fault else 200, title="Compare", visitor=visitor,
                   items=runs, earlier=earlier, fault=fault)  # fmt: skip
 
@@ -50,8 +51,8 @@ async def compare(request: Request, visitor: Visitor) -> Response:
 
 def _take(visitor: Visit, form: dict[str, str]) -> Job:
     chosen = sorted(name.removeprefix(CHOSEN) for name in form if name.startswith(CHOSEN))
-    if not chosen:
-        raise Problem(422, "no run is chosen; tick one or more.")
+    if not 1 <= len(chosen) <= MOST_RUNS:
+        raise Problem(422, f"{len(chosen) or 'no'} runs are chosen; tick 1 to {MOST_RUNS}.")
     try:
         config = ComparisonConfig.model_validate(
             {"runs": chosen, "common": "common" in form, "drop_leaked": "drop_leaked" in form}

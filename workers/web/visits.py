@@ -70,7 +70,7 @@ async def form_of(request: Request) -> dict[str, str]:
         if len(body) > MOST_FORM_BYTES:
             raise Problem(413, f"a form may have {MOST_FORM_BYTES} bytes.")
     try:
-        fields = parse_qs(body.decode("utf-8"), max_num_fields=50, keep_blank_values=True)
+        fields = parse_qs(body.decode("utf-8"), max_num_fields=150, keep_blank_values=True)
     except ValueError:
         raise Problem(422, "the form is not urlencoded UTF-8.") from None
     values = {name: given[0] for name, given in fields.items()}

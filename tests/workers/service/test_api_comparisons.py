@@ -175,7 +175,10 @@ def test_the_page_tells_what_is_wrong_with_a_choice(
     odd = web.post("/compare", data={"csrf": secret, "run:../x": "on"}, headers=PAGE)
 
     assert (nothing.status_code, odd.status_code) == (422, 422)
-    assert "No run is chosen" in nothing.text
+    assert "No runs are chosen; tick 1 to 8" in nothing.text
+    many = web.post("/compare", headers=PAGE, data={
+        "csrf": secret, **{f"run:small-{n:010x}": "on" for n in range(100)}})  # fmt: skip
+    assert "100 runs are chosen; tick 1 to 8" in many.text
     assert "These runs cannot be compared" in odd.text
 
 

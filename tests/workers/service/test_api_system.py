@@ -44,8 +44,8 @@ def test_metrics_count_what_the_jobs_counted(
 ) -> None:
     stage = StageRecord(name="s", title="S", state=State.DONE)
     Jobs(client).submit("a-0000000001", "report", [stage])
-    counts = {"answered": 8, "unanswered": 2, "cached": 4, "usd": 0.5, "input_tokens": 70}
-    Jobs(client).count_chunk("a-0000000001", 0, counts)
+    counts = {"asked": 6, "failed": 2, "cached": 4, "usd": 0.5, "input_tokens": 70}
+    Jobs(client).add_to_totals(counts)
     RedisPurse(client, "a-0000000001").settle("worker", 0.5, 0.0)
 
     told = exposed(web, reader)
@@ -63,11 +63,10 @@ def test_a_counter_does_not_fall_when_a_job_is_submitted_again_or_leaves_the_rec
 ) -> None:
     jobs, stage = Jobs(client), StageRecord(name="s", title="S")
     jobs.submit("a-0000000001", "report", [stage])
-    jobs.count_chunk("a-0000000001", 0, {"answered": 8, "cached": 3})
-    jobs.clear_counters("a-0000000001")
+    jobs.add_to_totals({"asked": 5, "cached": 3})
     for number in range(501):
         jobs.submit(f"b-{number:010x}", "report", [stage])
-    jobs.count_chunk("b-0000000001", 0, {"answered": 2, "cached": 2})
+    jobs.add_to_totals({"cached": 2})
 
     told = exposed(web, reader)
 
