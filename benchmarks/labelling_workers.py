@@ -27,7 +27,7 @@ from benchmarks.labelling import bare
 from common.config import RunConfig, load_config
 from workers.client import Client
 from workers.embedded_redis import EmbeddedRedis
-from workers.jobs import Job
+from workers.job_records import Job
 from workers.registry import living_workers
 from workers.services import Settings, settings_from_environment
 from workers.stack import child_environment
