@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     import redis
 
 HEARTBEAT_SECONDS = 10.0
+LEASE_SECONDS = 60.0
 _BLOCK = 1000
 _ANSWER = b"finstill:a:"
 _LEASE = b"finstill:l:"
 ALIVE = "finstill:alive:"
-_DAY_MS = 86_400_000
+DAY = 86_400.0  # seconds
 T = TypeVar("T")
 
 
@@ -33,7 +34,8 @@ class AnswerCache(Protocol):
     """
     Answers by question key (64 hexadecimal digits), and leases on keys being asked.
 
-    A lease lasts as long as its owner shows a sign of life (`beat`) every HEARTBEAT_SECONDS.
+    A lease lasts as long as its owner shows a sign of life (`beat`) every HEARTBEAT_SECONDS, and
+    is forgotten `kept` seconds after it was claimed or named in a beat.
     """
 
     blocks: bool
@@ -43,7 +45,7 @@ class AnswerCache(Protocol):
         """The answers there are, in the order of the keys."""
         ...
 
-    def claim(self, keys: Sequence[str], owner: str) -> list[Entry | Claim]:
+    def claim(self, keys: Sequence[str], owner: str, kept: float = DAY) -> list[Entry | Claim]:
         """In one step for each key: its answer, or a lease for us, or word that another has it."""
         ...
 
@@ -55,8 +57,13 @@ class AnswerCache(Protocol):
         """Give leases back without an answer, so that others need not wait."""
         ...
 
-    def beat(self, owner: str, seconds: float = HEARTBEAT_SECONDS) -> None:
-        """Sign of life of an owner of leases, good for so many seconds (a batch: a day)."""
+    def beat(
+        self, owner: str, seconds: float = HEARTBEAT_SECONDS, leased: Iterable[str] = ()
+    ) -> None:
+        """
+        Sign of life of an owner of leases, good for so many seconds (a batch: a day). The leases
+        on the keys `leased` are kept for LEASE_SECONDS more.
+        """
         ...
 
     def packed(self) -> Iterator[tuple[str, bytes]]:
@@ -88,7 +95,7 @@ class MemoryCache:
         found = [self._answers.get(bytes.fromhex(key)) for key in keys]
         return [decode(packed) if packed else None for packed in found]
 
-    def claim(self, keys: Sequence[str], owner: str) -> list[Entry | Claim]:
+    def claim(self, keys: Sequence[str], owner: str, kept: float = DAY) -> list[Entry | Claim]:
         with self._lock:
             self._seen[owner] = self._clock()
             return [self._claim(bytes.fromhex(key), owner) for key in keys]
@@ -116,7 +123,9 @@ class MemoryCache:
                 if self._leases.get(key) == owner:
                     del self._leases[key]
 
-    def beat(self, owner: str, seconds: float = HEARTBEAT_SECONDS) -> None:
+    def beat(
+        self, owner: str, seconds: float = HEARTBEAT_SECONDS, leased: Iterable[str] = ()
+    ) -> None:
         self._seen[owner] = self._clock() + seconds - HEARTBEAT_SECONDS
 
     def packed(self) -> Iterator[tuple[str, bytes]]:
@@ -186,8 +195,8 @@ class RedisCache:
             found += [decode(value) if value else None for value in values]
         return found
 
-    def claim(self, keys: Sequence[str], owner: str) -> list[Entry | Claim]:
-        fixed: list[Any] = [ALIVE, owner, int(HEARTBEAT_SECONDS * 1000), _ANSWER, _LEASE, _DAY_MS]
+    def claim(self, keys: Sequence[str], owner: str, kept: float = DAY) -> list[Entry | Claim]:
+        fixed: list[Any] = [ALIVE, owner, _milli(HEARTBEAT_SECONDS), _ANSWER, _LEASE, _milli(kept)]
         claimed: list[Entry | Claim] = []
         for block in _blocks(keys):
             arguments = fixed + [bytes.fromhex(key) for key in block]
@@ -211,8 +220,14 @@ class RedisCache:
         for block in _blocks([_LEASE + bytes.fromhex(key) for key in keys]):
             patiently(partial(self._release_script, keys=block, args=[owner]))
 
-    def beat(self, owner: str, seconds: float = HEARTBEAT_SECONDS) -> None:
-        self._client.set(ALIVE + owner, 1, px=max(1, int(seconds * 1000)))
+    def beat(
+        self, owner: str, seconds: float = HEARTBEAT_SECONDS, leased: Iterable[str] = ()
+    ) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(ALIVE + owner, 1, px=_milli(seconds))
+        for key in leased:
+            pipe.pexpire(_LEASE + bytes.fromhex(key), _milli(LEASE_SECONDS))
+        pipe.execute()
 
     def packed(self) -> Iterator[tuple[str, bytes]]:
         names: list[bytes] = []
@@ -249,6 +264,10 @@ def _read_claim(value: bytes | int) -> Entry | Claim:
     if isinstance(value, bytes):
         return decode(value)
     return Claim.MINE if value else Claim.HELD
+
+
+def _milli(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
 
 
 def _blocks(items: Sequence[T]) -> Iterator[Sequence[T]]:

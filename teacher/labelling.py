@@ -13,7 +13,7 @@ from common.errors import FinstillError, JobCancelled
 from common.records import Example, Reason, TeacherAnswer, Unanswered
 from teacher.asking import Asker, Failure
 from teacher.base import Question, Teacher
-from teacher.cache import HEARTBEAT_SECONDS, Claim
+from teacher.cache import HEARTBEAT_SECONDS, LEASE_SECONDS, Claim
 from teacher.entries import Entry
 from teacher.loops import off_loop, run
 from teacher.services import LabellingServices
@@ -184,7 +184,7 @@ class _Block:
         """Lease what is free; take over what others have answered meanwhile."""
         services, keys = self._services, list(missing)
         cache = services.cache
-        claims = await off_loop(cache.blocks, cache.claim, keys, services.owner)
+        claims = await off_loop(cache.blocks, cache.claim, keys, services.owner, LEASE_SECONDS)
         for key, claim in zip(keys, claims, strict=True):
             if isinstance(claim, Entry):
                 found[key] = _Found(claim, True)
@@ -210,7 +210,8 @@ class _Block:
                 return
             if beats % int(HEARTBEAT_SECONDS / 4 / _CANCEL_SECONDS) == 0:
                 with contextlib.suppress(FinstillError, OSError):
-                    await off_loop(cache.blocks, cache.beat, services.owner)
+                    given = (services.owner, HEARTBEAT_SECONDS, list(self._leased))
+                    await off_loop(cache.blocks, cache.beat, *given)
             beats += 1
             await asyncio.sleep(_CANCEL_SECONDS)
 

@@ -1,6 +1,7 @@
 """The cache keeps what was paid, for whoever asks first, whatever it is made of."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,14 @@ from common.errors import InputError, ServiceError
 from common.fingerprint import digest
 from common.records import Usage
 from teacher.base import Reply
-from teacher.cache import HEARTBEAT_SECONDS, AnswerCache, Claim, MemoryCache, RedisCache
+from teacher.cache import (
+    HEARTBEAT_SECONDS,
+    LEASE_SECONDS,
+    AnswerCache,
+    Claim,
+    MemoryCache,
+    RedisCache,
+)
 from teacher.cache_files import (
     cache_stats,
     drop_answers,
@@ -105,6 +113,17 @@ def test_in_redis_a_lease_ends_with_its_owners_heartbeat(client: redis.Redis) ->
     client.delete("finstill:alive:a")
 
     assert cache.claim(KEYS[:1], "b") == [Claim.MINE]
+
+
+def test_in_redis_nothing_is_left_of_a_lease_whose_owner_was_lost(client: redis.Redis) -> None:
+    cache = RedisCache(client)
+    cache.claim(KEYS[:2], "a", kept=0.2)
+
+    cache.beat("a", leased=KEYS[:1])
+    time.sleep(0.4)
+
+    assert len(list(client.scan_iter("finstill:l:*"))) == 1
+    assert 0 < client.pttl(b"finstill:l:" + bytes.fromhex(KEYS[0])) <= LEASE_SECONDS * 1000
 
 
 def test_an_entry_survives_its_encoding_and_is_small() -> None:
