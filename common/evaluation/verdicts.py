@@ -78,16 +78,21 @@ def headline(
     pairs: Sequence[PairComparison | GroupComparison],
     names: Mapping[str, str],
 ) -> str:
-    """Where the reference stands: one sentence over its comparisons."""
+    """
+    Where the reference stands: one sentence over its comparisons; beyond a handful they are
+    counted, for a headline of ten names is read by nobody.
+    """
     found: dict[str, list[str]] = {"ahead of": [], "behind": [], "not told apart from": []}
     for pair in pairs:
         other = names[pair.second if pair.first == reference else pair.first]
         found[_PLACES[standing(pair, reference)]].append(other)
-    parts = [f"{how} {listed(others)}" for how, others in found.items() if others]
+    told_of = listed if len(pairs) <= _MOST_NAMED else _counted
+    parts = [f"{how} {told_of(others)}" for how, others in found.items() if others]
     told = f": {'; '.join(parts)}" if parts else ""
     return f"{names[reference]} reaches {accuracy:.3f} accuracy{told}."
 
 
+_MOST_NAMED = 5
 _PLACES = {"ahead": "ahead of", "behind": "behind", "same": "not told apart from"}
 
 
@@ -105,6 +110,10 @@ def listed(words: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"; with semicolons where a word has a comma of its own."""
     comma = "; " if any("," in word for word in words) else ", "
     return " and ".join([comma.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _counted(words: Sequence[str]) -> str:
+    return "one other" if len(words) == 1 else f"{len(words)} others"
 
 
 def points(gap: Interval) -> str:
