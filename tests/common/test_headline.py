@@ -1,15 +1,15 @@
 """The first sentence of a report."""
 
+from typing import Any
+
 from common.evaluation.comparison import PairComparison
 from common.evaluation.verdicts import headline
 
 
 def pairs(*outcomes: str) -> list[PairComparison]:
-    """The reference `r` against systems 0, 1, 2, …"""
-    return [
-        PairComparison.model_construct(first="r", second=str(i), outcome=outcome)
-        for i, outcome in enumerate(outcomes)
-    ]
+    """The reference `r` against systems 0, 1, 2, …; a headline reads nothing else of a pair."""
+    made: Any = PairComparison.model_construct
+    return [made(first="r", second=str(i), outcome=told) for i, told in enumerate(outcomes)]
 
 
 NAMES = {"r": "Ours", **{str(i): f"system {i}" for i in range(9)}}
