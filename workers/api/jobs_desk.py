@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.config import JobConfig, RunConfig, validate_config
+from common.config import ComparisonConfig, JobConfig, RunConfig, validate_config
 from common.errors import FinstillError
 from teacher.budget import RedisPurse, raise_budget
 from workers.api.idempotency import once
@@ -114,6 +114,15 @@ def _job_of(services: Services, job_id: str) -> tuple[RunDirectory, JobConfig]:
     if RunDirectory(services.settings.runs / job_id).comparison_file.is_file():
         return open_job(services.settings.runs, job_id)
     return run_of(services, job_id)
+
+
+def compared_runs(services: Services, job_id: str) -> tuple[str, ...]:
+    """The runs that a comparison compares; none for any other job."""
+    with suppress(Problem, FinstillError):
+        _, config = _job_of(services, job_id)
+        if isinstance(config, ComparisonConfig):
+            return config.runs
+    return ()
 
 
 def folder_of(services: Services, job_id: str) -> RunDirectory:

@@ -162,6 +162,7 @@ def _job(visitor: Visit, job_id: str) -> Response:
         dropped=dropped,
         unmet=unmet,
         reported=_reported(services, job),
+        compared=jobs_desk.compared_runs(services, job.id),
         teachers=teachers(services).items,
         fault=services.scrub(job.fault.message) if job.fault else None,
     )

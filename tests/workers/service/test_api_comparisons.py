@@ -164,7 +164,9 @@ def test_on_the_page_runs_are_ticked_and_the_report_is_found_again(
     assert again.headers["content-security-policy"].startswith("sandbox")
     assert "Majority class" in again.text
     assert f"/runs/{job_id}/report" in web.get("/compare", headers=PAGE).text
-    assert f"/runs/{job_id}/report" in web.get(f"/jobs/{job_id}", headers=PAGE).text
+    page = web.get(f"/jobs/{job_id}", headers=PAGE).text
+    assert f"/runs/{job_id}/report" in page
+    assert f'<a href="/runs/{run_id}">' in page
 
 
 def test_the_page_tells_what_is_wrong_with_a_choice(
