@@ -28,7 +28,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Known weaknesses of the pinned packages. It asks pypi.org, and says so of each it cannot find.
+# Known weaknesses of the pinned packages. It asks the package index, and says so of each it cannot find.
 audit:
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install --quiet pip-audit
