@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import redis
 
 
+logger = logging.getLogger(__name__)
+
+
 class Send(Protocol):
     """Puts a task on its queue, to be delivered after `countdown` seconds at the earliest."""
 
     def __call__(
         self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0
     ) -> None: ...
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 from kombu.transport import redis
 
+from common.config.comparison import RUN_ID
+
 logger = logging.getLogger(__name__)
 
-RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{10}")
 STAGE = re.compile(r"[a-z]{1,16}(:[a-z0-9][a-z0-9_-]{0,31})?")
 MOST_CHUNKS = 10_000_000
 
@@ -43,7 +44,7 @@ def check(task: str, message: Any) -> None:
         run_id, second = arguments
     except Exception as error:
         raise InvalidTaskError(f"{task}: the payload is not [[run, what], {{}}, …]") from error
-    if named or not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+    if named or not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
         raise InvalidTaskError(f"{task}: {str(run_id)[:80]!r} is the id of no run")
     if task.endswith("run_stage"):
         fine = isinstance(second, str) and STAGE.fullmatch(second) is not None

@@ -9,8 +9,10 @@ from common.config.base import Section
 from common.fingerprint import digest
 
 MOST_RUNS = 8
-RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{10}$")]
-SystemName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+RUN_ID = r"^[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{10}$"
+SYSTEM = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+RunId = Annotated[str, StringConstraints(pattern=RUN_ID)]
+SystemName = Annotated[str, StringConstraints(pattern=SYSTEM)]
 
 
 class ComparisonConfig(Section):

@@ -7,13 +7,12 @@ from numpy.typing import NDArray
 
 from common.config.run import EvaluationConfig
 from common.evaluation.calibration import bin_of
-from common.evaluation.comparison import Difference, TestResult
+from common.evaluation.comparison import Difference
 from common.evaluation.counts import Codes, Counts, Floats
 from common.evaluation.resampling import (
-    EXCHANGEABLE,
     bootstrap_counts,
+    differences_of,
     fair_halves,
-    intervals_of,
     permutation_p,
     point_and_acceleration,
 )
@@ -84,11 +83,7 @@ def ece_difference(
         cells.counts.size,
         settings.bootstrap,
     )
-    return Difference(
-        interval=intervals_of(draws, point, acceleration, settings.confidence_level)[0],
-        permutation=TestResult(name="paired permutation", p=float(p[0]), assumes=EXCHANGEABLE),
-        share_above_zero=float((draws > 0).mean() + (draws == 0).mean() / 2),
-    )
+    return differences_of(draws, point, acceleration, p, settings.confidence_level)[0]
 
 
 def _at(system: Confidence, where: NDArray[np.bool_]) -> Confidence:

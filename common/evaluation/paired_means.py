@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.run import EvaluationConfig
-from common.evaluation.comparison import Difference, TestResult
+from common.evaluation.comparison import Difference
 from common.evaluation.counts import Counts, Floats
 from common.evaluation.resampling import (
-    EXCHANGEABLE,
+    differences_of,
     draws_of,
     fair_halves,
-    intervals_of,
     permutation_p,
 )
 
@@ -68,22 +67,14 @@ def _differences(
     draws = draws_of(
         cells.counts, lambda weights: cells.mean(weights, weights, rng), settings.bootstrap, rng
     )
-    intervals = intervals_of(draws, mean, _acceleration(gaps - mean), settings.confidence_level)
 
     def shuffled(rows: int) -> Floats:
         kept = fair_halves(cells.counts, rows, rng)
         return cells.mean(2 * kept - cells.counts, cells.counts, rng)
 
     p_values = permutation_p(shuffled, mean, cells.counts.size, settings.bootstrap)
-    above = (draws > 0).mean(0) + (draws == 0).mean(0) / 2
-    return [
-        Difference(
-            interval=interval,
-            permutation=TestResult(name="paired permutation", p=p, assumes=EXCHANGEABLE),
-            share_above_zero=share,
-        )
-        for interval, p, share in zip(intervals, p_values.tolist(), above.tolist(), strict=True)
-    ]
+    bent = _acceleration(gaps - mean)
+    return differences_of(draws, mean, bent, p_values, settings.confidence_level)
 
 
 def _acceleration(away: Floats) -> Floats:

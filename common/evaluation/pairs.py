@@ -16,9 +16,8 @@ from common.evaluation.counts import BY_LABEL, METRICS, Codes, Counts, Floats
 from common.evaluation.paired_calibration import Confidence, ece_difference
 from common.evaluation.paired_means import mean_differences
 from common.evaluation.resampling import (
-    EXCHANGEABLE,
     bootstrap_counts,
-    intervals_of,
+    differences_of,
     joint_counts,
     paired_difference,
     permutation_p_values,
@@ -177,17 +176,8 @@ def _differences(
     """By metric, and by label: all from the same resamples of the texts."""
     draws = bootstrap_counts(joint, paired_difference, settings.bootstrap, rng)
     point, acceleration = point_and_acceleration(joint, paired_difference)
-    intervals = intervals_of(draws, point, acceleration, settings.confidence_level)
     p_values = permutation_p_values(joint, settings.bootstrap, rng)
-    above = (draws > 0).mean(0) + (draws == 0).mean(0) / 2
-    found = [
-        Difference(
-            interval=interval,
-            permutation=TestResult(name="paired permutation", p=p, assumes=EXCHANGEABLE),
-            share_above_zero=share,
-        )
-        for interval, p, share in zip(intervals, p_values.tolist(), above.tolist(), strict=True)
-    ]
+    found = differences_of(draws, point, acceleration, p_values, settings.confidence_level)
     metrics = dict(zip(METRICS, found, strict=False))
     if not joint[:, -1].any() and not joint[:, :, -1].any():
         del metrics["unparseable"]  # nobody gave an answer that cannot be read

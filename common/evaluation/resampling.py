@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from common.config.run import EvaluationConfig
+from common.evaluation.comparison import Difference, TestResult
 from common.evaluation.counts import Counts, Floats, every_metric
 from common.fingerprint import digest
 from common.records import Interval
 
 Statistic = Callable[[NDArray[np.generic]], Floats]
 _CELLS_AT_ONCE = 4_000_000
-EXCHANGEABLE = "under the null the two answers to a text could be exchanged"
+_EXCHANGEABLE = "under the null the two answers to a text could be exchanged"
 
 
 def seeded(settings: EvaluationConfig, *names: str) -> np.random.Generator:
@@ -91,6 +92,22 @@ def intervals_of(
         low, high = np.quantile(column, shares)
         found.append(Interval(value=float(value), low=float(low), high=float(high), level=level))
     return found
+
+
+def differences_of(
+    draws: Floats, point: Floats, acceleration: Floats, p_values: Floats, level: float
+) -> list[Difference]:
+    """One Difference a statistic, from its resamples (resamples, statistics) and permutations."""
+    intervals = intervals_of(draws, point, acceleration, level)
+    above = (draws > 0).mean(0) + (draws == 0).mean(0) / 2
+    return [
+        Difference(
+            interval=interval,
+            permutation=TestResult(name="paired permutation", p=p, assumes=_EXCHANGEABLE),
+            share_above_zero=share,
+        )
+        for interval, p, share in zip(intervals, p_values.tolist(), above.tolist(), strict=True)
+    ]
 
 
 def point_and_acceleration(counts: Counts, statistic: Statistic) -> tuple[Floats, Floats]:

@@ -1,6 +1,7 @@
 """Every difference in the tables has a paired interval and a paired test: against scipy's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,21 @@ def test_the_share_of_unreadable_answers_is_tested_where_there_are_any() -> None
     assert unread.permutation.p == pytest.approx(1 / 10_000)
 
 
+def scipys_mean(gaps: np.ndarray) -> tuple[Any, float]:
+    """The mean's BCa interval and its p value over exchanged signs."""
+    interval = stats.bootstrap(
+        (gaps,), np.mean, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    flips = stats.permutation_test(
+        (gaps, np.zeros_like(gaps)),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        rng=np.random.default_rng(2),
+    )
+    return interval, float(flips.pvalue)
+
+
 def test_log_loss_and_brier_differences_equal_scipys() -> None:
     gold, one, two = gold_and_probabilities(150)
     gaps = np.stack(
@@ -147,21 +163,12 @@ def test_log_loss_and_brier_differences_equal_scipys() -> None:
     found = mean_differences(gaps, MANY, np.random.default_rng(0))
 
     for column, ours in zip(gaps.T, found, strict=True):
-        reference = stats.bootstrap(
-            (column,), np.mean, method="BCa", rng=np.random.default_rng(1)
-        ).confidence_interval
-        flips = stats.permutation_test(
-            (column, np.zeros_like(column)),
-            lambda a, b, axis: np.mean(a - b, axis=axis),
-            permutation_type="samples",
-            vectorized=True,
-            rng=np.random.default_rng(2),
-        )
+        reference, p = scipys_mean(column)
         wide = reference.high - reference.low
         assert ours.interval.value == pytest.approx(column.mean())
         assert ours.interval.low == pytest.approx(reference.low, abs=0.03 * wide)
         assert ours.interval.high == pytest.approx(reference.high, abs=0.03 * wide)
-        assert ours.permutation.p == pytest.approx(flips.pvalue, abs=0.02)
+        assert ours.permutation.p == pytest.approx(p, abs=0.02)
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0, -1.0], [0.0, 0.5, -1.0, 0.25]])
@@ -170,19 +177,10 @@ def test_scores_of_few_values_equal_scipys(values: list[float]) -> None:
 
     (ours,) = mean_differences(gaps[:, None], MANY, np.random.default_rng(0))
 
-    reference = stats.bootstrap(
-        (gaps,), np.mean, method="BCa", rng=np.random.default_rng(1)
-    ).confidence_interval
-    flips = stats.permutation_test(
-        (gaps, np.zeros_like(gaps)),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        rng=np.random.default_rng(2),
-    )
+    reference, p = scipys_mean(gaps)
     assert ours.interval.low == pytest.approx(reference.low, abs=0.02)
     assert ours.interval.high == pytest.approx(reference.high, abs=0.02)
-    assert ours.permutation.p == pytest.approx(flips.pvalue, abs=0.02)
+    assert ours.permutation.p == pytest.approx(p, abs=0.02)
 
 
 def test_many_texts_are_resampled_in_cells_with_the_same_result() -> None:

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.config import ComparisonConfig, JobConfig, RunConfig, validate_config
+from common.config import JobConfig, RunConfig, validate_config
 from common.errors import FinstillError
 from teacher.budget import RedisPurse, raise_budget
 from workers.api.idempotency import once
@@ -89,7 +89,7 @@ def resume(services: Services, job_id: str, max_usd: float | None = None) -> Job
     found = job(services, job_id)
     if found.state is State.DONE or not (found.ended or _unsent(found)):
         raise Problem(409, f"job {job_id} is {found.state}; only a stopped one can be resumed.")
-    run, config = _job_of(services, job_id)
+    run, config = job_of(services, job_id)
     if max_usd is not None:
         if not isinstance(config, RunConfig) or config.labelling.max_usd is None:
             raise Problem(422, f"job {job_id} has no budget that could be changed.")
@@ -109,20 +109,11 @@ def budget_of(services: Services, job_id: str, config: RunConfig) -> float | Non
     return RedisPurse(services.redis, job_id, config.labelling.max_usd).max_usd
 
 
-def _job_of(services: Services, job_id: str) -> tuple[RunDirectory, JobConfig]:
-    """As `run_of`; of a comparison as well."""
+def job_of(services: Services, job_id: str) -> tuple[RunDirectory, JobConfig]:
+    """As `run_of`; of a comparison as well. Raises InputError for a damaged one."""
     if RunDirectory(services.settings.runs / job_id).comparison_file.is_file():
         return open_job(services.settings.runs, job_id)
     return run_of(services, job_id)
-
-
-def compared_runs(services: Services, job_id: str) -> tuple[str, ...]:
-    """The runs that a comparison compares; none for any other job."""
-    with suppress(Problem, FinstillError):
-        _, config = _job_of(services, job_id)
-        if isinstance(config, ComparisonConfig):
-            return config.runs
-    return ()
 
 
 def folder_of(services: Services, job_id: str) -> RunDirectory:
@@ -161,7 +152,7 @@ def send_unsent(services: Services) -> int:
     found = [one for one in services.jobs.all(_MOST_LOOKED_AT) if not one.ended and _unsent(one)]
     for one in found:
         try:
-            run, config = _job_of(services, one.id)
+            run, config = job_of(services, one.id)
             with services.desk() as desk:
                 advance(desk, run, config)
         except (Problem, FinstillError) as error:

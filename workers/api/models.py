@@ -13,17 +13,16 @@ from pydantic import (
 )
 
 from common.config import ComparisonConfig
+from common.config.comparison import SystemName
 from workers.job_records import State
 from workers.tokens import NAME
 
-RUN_ID = r"^[a-z0-9][a-z0-9._-]{0,63}-[0-9a-f]{10}$"
-SYSTEM = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 CONFIG_NAME = r"^[a-z0-9][a-z0-9/._-]{0,127}$"
 # Texts may have line breaks and tabs, no other control characters.
 PLAIN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000, pattern=PLAIN)]
 Until = Literal["label", "train", "evaluate", "report"]
-Kind = Literal["label", "train", "evaluate", "report", "compare"]
+Kind = Literal[Until, "compare"]
 Number = Annotated[StrictInt | StrictFloat, Field(allow_inf_nan=False)] | None
 
 
@@ -171,8 +170,8 @@ class PredictRequest(Closed):
         },
     )
     texts: list[Text] = Field(min_length=1, max_length=256)
-    system: Annotated[str, StringConstraints(pattern=SYSTEM)] = "student"
-    export: Annotated[str, StringConstraints(pattern=SYSTEM)] | None = None
+    system: SystemName = "student"
+    export: SystemName | None = None
     rationales: bool = False
 
 

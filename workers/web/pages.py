@@ -9,11 +9,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from common.config import ComparisonConfig
+from common.config.comparison import RUN_ID
 from common.errors import FinstillError
 from workers.api import jobs_desk
 from workers.api.auth import count_failure
 from workers.api.listing import decode_cursor, encode_cursor, page_of_jobs
-from workers.api.models import RUN_ID, JobRequest, ResumeRequest
+from workers.api.models import JobRequest, ResumeRequest
 from workers.api.problems import Problem, not_found
 from workers.api.routes.system import readiness
 from workers.api.state import Services, services_of
@@ -148,10 +150,15 @@ def _job(visitor: Visit, job_id: str) -> Response:
     config: Any = None
     dropped: dict[str, int] = {}
     unmet: list[Unmet] = []
+    compared: tuple[str, ...] = ()
     with suppress(Problem, FinstillError):
-        run, config = jobs_desk.run_of(services, job_id)
-        dropped = (read_json(run.labels_summary) or {}).get("dropped", {})
-        unmet = unmet_by_reason(run, config)
+        run, opened = jobs_desk.job_of(services, job_id)
+        if isinstance(opened, ComparisonConfig):
+            compared = opened.runs
+        else:
+            config = opened
+            dropped = (read_json(run.labels_summary) or {}).get("dropped", {})
+            unmet = unmet_by_reason(run, config)
     return render(
         "job.html",
         title=job.id,
@@ -162,7 +169,7 @@ def _job(visitor: Visit, job_id: str) -> Response:
         dropped=dropped,
         unmet=unmet,
         reported=_reported(services, job),
-        compared=jobs_desk.compared_runs(services, job.id),
+        compared=compared,
         teachers=teachers(services).items,
         fault=services.scrub(job.fault.message) if job.fault else None,
     )

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from common.config import RunConfig
+from common.config.comparison import RUN_ID
 from common.errors import FinstillError
 from common.task import load_task
 from workers.api import jobs_desk
 from workers.api.datasets import Format
 from workers.api.listing import decode_cursor
-from workers.api.models import RUN_ID, PredictRequest
+from workers.api.models import PredictRequest
 from workers.api.problems import Problem
 from workers.api.routes.runs import model_folder, report_of, runs_page
 from workers.api.state import Services
@@ -76,7 +77,7 @@ def history(directory: RunDirectory, system: str) -> list[dict[str, Any]]:
         return list(done.get("history", []))
     if live := read_curve(directory.live_curve(system)):
         return live
-    folders = (directory.system(system) / "checkpoints").glob("checkpoint-*/ledger.json")
+    folders = directory.checkpoints(system).glob("checkpoint-*/ledger.json")
     newest = max(folders, key=lambda path: path.stat().st_mtime, default=None)
     return list((read_json(newest) or {}).get("history", [])) if newest else []
 

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response, sta
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
+from common.config.comparison import RUN_ID
 from workers.api import jobs_desk
 from workers.api.auth import Reader, Submitter
 from workers.api.listing import decode_cursor, encode_cursor, page_of_jobs
-from workers.api.models import RUN_ID, JobPage, JobRequest, JobView, Kind, ResumeRequest
+from workers.api.models import JobPage, JobRequest, JobView, Kind, ResumeRequest
 from workers.api.problems import Problem, responses
 from workers.api.snapshots import Snapshots
 from workers.api.state import Services, services_of

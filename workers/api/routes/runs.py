@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic_core import to_json
 
 from common.config import RunConfig
+from common.config.comparison import RUN_ID, SYSTEM
 from common.data.store import read_records
 from common.errors import FinstillError
 from common.records import Prediction
@@ -19,8 +20,6 @@ from workers.api.auth import Reader
 from workers.api.exports import archive, csv_rows, json_rows
 from workers.api.listing import decode_cursor, encode_cursor, page_of
 from workers.api.models import (
-    RUN_ID,
-    SYSTEM,
     PredictRequest,
     PredictResponse,
     RunDetail,
