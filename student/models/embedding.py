@@ -12,28 +12,27 @@ import torch
 from torch import Tensor, nn
 
 
+def adds_in_place(weight: Tensor) -> bool:
+    """Whether a gradient may be added to `weight.grad` without passing through autograd."""
+    return (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and weight.is_leaf
+        and weight.device.type == "cpu"  # atomic additions on a GPU come in any order
+        # Several processes exchange gradients as autograd delivers them.
+        and not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    )
+
+
 class RowEmbedding(nn.Embedding):
     """nn.Embedding that adds to `weight.grad` in place, in one process."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """The rows `ids` (...) of the table: (..., width)."""
-        if not self._in_place():
+        if not adds_in_place(self.weight) or self.max_norm is not None or self.scale_grad_by_freq:
             return super().forward(ids)
         rows: Tensor = _Rows.apply(self.weight, ids, self.padding_idx)  # type: ignore[no-untyped-call]
         return rows
-
-    def _in_place(self) -> bool:
-        weight = self.weight
-        return (
-            torch.is_grad_enabled()
-            and weight.requires_grad
-            and weight.is_leaf
-            and weight.device.type == "cpu"  # atomic additions on a GPU come in any order
-            and self.max_norm is None
-            and not self.scale_grad_by_freq
-            # Several processes exchange gradients as autograd delivers them.
-            and not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        )
 
 
 class _Rows(torch.autograd.Function):

@@ -3,15 +3,19 @@
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
+from transformers.pytorch_utils import Conv1D
 
 from student.models.attention import quicken_attention
+from student.models.conv1d import QuickConv1D
 from student.models.dropout import QuickDropout
 from student.models.embedding import RowEmbedding
+from student.models.head import OutputHead
 from student.models.t5_parts import QuickT5FeedForward, QuickT5LayerNorm
 
 QUICKER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Dropout: QuickDropout,
     nn.Embedding: RowEmbedding,
+    Conv1D: QuickConv1D,
     T5LayerNorm: QuickT5LayerNorm,
     T5DenseGatedActDense: QuickT5FeedForward,
 }
@@ -31,6 +35,13 @@ def quicken(module: nn.Module) -> None:
             part.__class__ = quicker
         if isinstance(part, PreTrainedModel):
             quicken_attention(part)
+            quicken_head(part.get_output_embeddings())
+
+
+def quicken_head(head: nn.Module | None) -> None:
+    """Let an output head without bias add to its gradient in place."""
+    if type(head) is nn.Linear and head.bias is None:
+        head.__class__ = OutputHead
 
 
 def fuse_activations(module: nn.Module) -> None:

@@ -26,7 +26,11 @@ def token_logs(logits: Tensor, wanted: Tensor) -> Tensor:
 
 def working(logits: Tensor) -> Tensor:
     """Logits in the type that sums over a vocabulary are taken in."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return logits.to(_sums(logits))
+
+
+def _sums(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _rows(logits: Tensor) -> int:
@@ -36,18 +40,25 @@ def _rows(logits: Tensor) -> int:
 class _TokenLogs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, wanted: Tensor) -> Tensor:
-        whole = torch.cat([working(p).logsumexp(-1) for p in torch.split(logits, _rows(logits))])
-        ctx.save_for_backward(logits, wanted, whole)
-        return working(logits.gather(-1, wanted[:, None])[:, 0]) - whole
+        ctx.save_for_backward(logits, wanted)
+        size = _rows(logits)
+        parts = zip(logits.split(size), wanted.split(size), strict=True)
+        return torch.cat(
+            [
+                torch.log_softmax(row, -1, dtype=_sums(logits)).gather(-1, token[:, None])[:, 0]
+                for row, token in parts
+            ]
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """The gradient of log softmax: one at the wanted token, minus the probabilities."""
-        logits, wanted, whole = ctx.saved_tensors
+        logits, wanted = ctx.saved_tensors
         (gradient,) = gradients
         found, size = torch.empty_like(logits), _rows(logits)
-        parts = (t.split(size) for t in (found, logits, wanted, whole, gradient))
-        for put, row, token, log, weight in zip(*parts, strict=True):
-            chances = torch.sub(working(row), log[:, None]).exp_().mul_(-weight[:, None])
+        for put, row, token, weight in zip(
+            *(t.split(size) for t in (found, logits, wanted, gradient)), strict=True
+        ):
+            chances = torch.softmax(row, -1, dtype=_sums(logits)).mul_(-weight[:, None])
             put.copy_(chances.scatter_add_(-1, token[:, None], weight[:, None]))
         return found, None

@@ -7,12 +7,16 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
+from transformers.pytorch_utils import Conv1D
 
+from student.models import head as head_module
 from student.models import token_logs as token_logs_module
 from student.models.attention import QUICK
+from student.models.conv1d import QuickConv1D
 from student.models.dropout import QuickDropout, dropped
 from student.models.embedding import RowEmbedding
 from student.models.fuse import quicken
+from student.models.head import OutputHead
 from student.models.t5_parts import QuickT5FeedForward, QuickT5LayerNorm
 from student.models.token_logs import token_logs
 
@@ -78,11 +82,11 @@ def test_dropout_of_nothing_and_of_all_is_torchs(p: float) -> None:
 class Tied(nn.Module):
     """Reads a table twice and answers with it."""
 
-    def __init__(self, kind: type[nn.Embedding], padding: int | None):
+    def __init__(self, kind: type[nn.Embedding], head: type[nn.Linear], padding: int | None):
         super().__init__()
         torch.manual_seed(3)
         self.table = kind(11, 4, padding_idx=padding).double()
-        self.head = nn.Linear(4, 11, bias=False).double()
+        self.head = head(4, 11, bias=False).double()
         self.head.weight = self.table.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -90,9 +94,13 @@ class Tied(nn.Module):
         return scores.tanh().sum()
 
 
+@pytest.mark.parametrize("head", [nn.Linear, OutputHead])
 @pytest.mark.parametrize("padding", [None, 2])
-def test_gradient_of_read_rows_equals_that_of_the_whole_table(padding: int | None) -> None:
-    plain, quick = Tied(nn.Embedding, padding), Tied(RowEmbedding, padding)
+def test_gradient_of_read_rows_equals_that_of_the_whole_table(
+    padding: int | None, head: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "_ROWS", 4)  # of eleven
+    plain, quick = Tied(nn.Embedding, nn.Linear, padding), Tied(RowEmbedding, head, padding)
     for ids in (torch.tensor([[1, 2, 2], [9, 1, 0]]), torch.tensor([[7, 7, 2]])):  # accumulated
         plain(ids).backward()
         quick(ids).backward()
@@ -114,6 +122,62 @@ def test_a_table_alone_has_gradients_too_and_a_frozen_one_has_none() -> None:
     assert free.weight.grad is not None
     assert free.weight.grad[:, 0].tolist() == [0, 1, 0, 2, 0]
     assert not frozen(ids).requires_grad
+
+
+def test_head_under_autocast_is_that_of_torch_and_follows_its_weights() -> None:
+    torch.manual_seed(8)
+    plain, quick = nn.Linear(16, 50, bias=False), OutputHead(16, 50, bias=False)
+    quick.load_state_dict(plain.state_dict())
+    steps = [torch.optim.AdamW(m.parameters(), lr=0.1, fused=True) for m in (plain, quick)]
+    for step in range(2):  # the second finds other weights than the first cast
+        states = torch.randn(3, 7, 16)
+        results = []
+        for part, optimizer in zip((plain, quick), steps, strict=True):
+            given = states.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = part(given)
+            logits.float().square().sum().backward()
+            assert part.weight.grad is not None
+            results.append((logits.detach(), given.grad, part.weight.grad.clone()))
+            optimizer.step()
+            optimizer.zero_grad()
+            part.weight.data.copy_(plain.weight.data)  # Adam magnifies what rounding differs in
+            part.train()
+        for mine, library in zip(results[1], results[0], strict=True):
+            assert mine.dtype == library.dtype
+            assert torch.allclose(mine, library, rtol=2**-6, atol=2**-6), step
+
+
+def test_a_frozen_head_is_torchs_own() -> None:
+    head = OutputHead(4, 9, bias=False)
+    head.weight.requires_grad_(False)
+    states = torch.randn(2, 4, requires_grad=True)
+
+    head(states).sum().backward()
+
+    assert head.weight.grad is None
+    assert torch.allclose(states.grad, head.weight.sum(0).expand(2, 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_linear_layer_of_gpt2_is_that_of_the_library(half: bool) -> None:
+    torch.manual_seed(4)
+    part = Conv1D(12, 8)  # type: ignore[no-untyped-call]
+    nn.init.normal_(part.bias)
+    results = []
+    for kind in (Conv1D, QuickConv1D):
+        part.__class__ = kind
+        part.zero_grad()
+        torch.manual_seed(5)
+        given = torch.randn(2, 3, 8, requires_grad=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            found = part(given)
+        found.float().square().sum().backward()
+        results.append((found.detach(), given.grad, part.weight.grad, part.bias.grad))
+
+    for mine, library in zip(results[1], results[0], strict=True):
+        assert mine.dtype == library.dtype
+        assert torch.allclose(mine, library, **({"rtol": 2**-6, "atol": 2**-5} if half else {}))
 
 
 def test_token_logs_and_their_gradients_are_those_of_log_softmax(
@@ -233,6 +297,16 @@ def test_other_ways_of_attention_are_left_alone() -> None:
     quicken(model)
 
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_output_head_of_a_language_model_is_the_quick_one_and_stays_tied() -> None:
+    model = tiny_gpt2("eager")
+
+    quicken(model)
+
+    assert type(model.lm_head) is OutputHead
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert type(model.transformer.h[0].mlp.c_fc) is QuickConv1D
 
 
 def test_quickened_parts_keep_names_and_weights() -> None:
