@@ -1,8 +1,8 @@
 """How a student is trained."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import Section
 from common.records import unset
@@ -49,9 +49,10 @@ class TrainingConfig(Section):
     unlike length can be compared at equal tokens seen. `example_weight: confidence` multiplies each
     example's weight by the teachers' confidence in its label (1 where none is stated, as for gold).
     `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
-    [none] nothing. `devices`: so many processes, one each. `length_pool`: so many batches are
-    sorted by length together and then shuffled (1: purely random batches). `row_tokens`: causal
-    students pack several examples into rows of about this many tokens.
+    [none] nothing. `devices`: so many processes, one each, with equal shares of a batch.
+    `length_pool`: so many batches are sorted by length together and then shuffled (1: purely random
+    batches). `row_tokens`: causal students pack several examples into rows of about this many
+    tokens.
     """
 
     labels: Literal["teacher", "gold"] = "teacher"
@@ -83,3 +84,14 @@ class TrainingConfig(Section):
     report_to: list[str] = Field(default_factory=list)
     devices: int = Field(default=1, gt=0)
     seed: int | None = None
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        if over := self.batch_size % self.devices:
+            below, above = self.batch_size - over, self.batch_size - over + self.devices
+            near = f"{below} or {above}" if below else str(above)
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be shared by devices: {self.devices}; "
+                f"expected a multiple of devices: set batch_size to {near}, or change devices"
+            )
+        return self

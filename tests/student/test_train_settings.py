@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
@@ -179,3 +180,16 @@ def test_devices_are_started_by_accelerate_with_one_process_each(tmp_path: Path)
     assert "--num_processes=4" in command
     assert "--num_cpu_threads_per_process=2" in command
     assert command[-3:] == ["--module", "student.launched", str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "near"), [(30, 4, "28 or 32"), (3, 4, "4"), (33, 2, "32 or 34")]
+)
+def test_a_batch_that_devices_cannot_share_evenly_is_refused(
+    batch: int, devices: int, near: str
+) -> None:
+    wanted = rf"batch_size {batch} .* devices: {devices}; .* set batch_size to {near}, or"
+
+    with pytest.raises(ValidationError, match=wanted):
+        TrainingConfig(batch_size=batch, devices=devices)
+    assert TrainingConfig(batch_size=int(near.split()[-1]), devices=devices).devices == devices
