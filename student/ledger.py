@@ -1,12 +1,15 @@
 """What a training remembers beside the weights: counts, history, the best step, early stopping."""
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from student.checkpoint import LEDGER
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -32,6 +35,11 @@ class Ledger:
     steps_above: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Say it now, with each step's progress, in the summary and in the system's report."""
+        self.notes.append(sentence)
+        logger.warning("training: %s", sentence)
 
     def record_evaluation(
         self, metrics: dict[str, float], step: int, min_improvement: float

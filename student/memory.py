@@ -23,6 +23,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator" in text or "out of memory" in text
 
 
+def out_of_memory_sentence(at_a_time: int, devices: int) -> str:
+    """What to do where the micro-batch cannot be halved: at 1, or one of several devices."""
+    if devices > 1:
+        return (
+            f"training: out of memory with {at_a_time} examples at a time on one of {devices} "
+            "devices; with several devices the micro-batch is not halved by itself: lower "
+            "training.micro_batch_size, or use gradient_checkpointing or quantization: nf4."
+        )
+    return (
+        f"training: out of memory with {at_a_time} examples at a time; lower "
+        "training.micro_batch_size, or use a smaller model, shorter "
+        "student.max_input_tokens, gradient_checkpointing or quantization: nf4."
+    )
+
+
 def forget_peak_memory() -> None:
     """
     Start measuring anew: a worker trains one student after the other in one process.

@@ -1,7 +1,7 @@
 """What a training tells while it runs and when it has ended. Light: no torch here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -11,7 +11,10 @@ from common.records import Record
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """State after one optimizer step. Losses are those of this step; times in seconds."""
+    """
+    State after one optimizer step. Losses are those of this step; times in seconds. `notes`: what
+    happened on the way that somebody should know (a halved micro-batch), oldest first.
+    """
 
     step: int
     total_steps: int
@@ -25,6 +28,7 @@ class TrainingProgress:
     elapsed_seconds: float
     eta_seconds: float
     validation: dict[str, float] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def _silent(progress: TrainingProgress) -> None:

@@ -31,7 +31,7 @@ from student.checkpoint import (
 from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
-from student.memory import is_out_of_memory, peak_memory_bytes
+from student.memory import is_out_of_memory, out_of_memory_sentence, peak_memory_bytes
 from student.sampling import PooledSampler, micro_batches
 from student.steps import (
     Examples,
@@ -163,17 +163,13 @@ class StepByStepTrainer(Trainer):
     def _halve(self, error: BaseException, size: int) -> None:
         current = min(self.ledger.micro_batch_size, size)
         if current <= 1 or self.args.world_size > 1:
-            raise StudentError(
-                f"training: out of memory with {current} examples at a time; lower "
-                "training.micro_batch_size, or use a smaller model, shorter "
-                "student.max_input_tokens, gradient_checkpointing or quantization: nf4."
-            ) from error
+            raise StudentError(out_of_memory_sentence(current, self.args.world_size)) from error
         self.ledger.micro_batch_size = current // 2
         note = (
             f"out of memory at step {self.state.global_step + 1}: micro-batch halved to "
             f"{current // 2}, effective batch unchanged"
         )
-        self.ledger.notes.append(note)
+        self.ledger.note(note)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -55,4 +55,5 @@ class Watch(TrainerCallback):
             elapsed_seconds=trainer.elapsed_seconds(),
             eta_seconds=seconds / done * (state.max_steps - state.global_step),
             validation=trainer.latest_validation,
+            notes=list(trainer.ledger.notes),
         )

@@ -96,7 +96,8 @@ _UNSAID = {"eta_seconds", "seconds"}  # told otherwise: as the time left, and to
 
 def note(stage: StageRecord, job: Job | None = None) -> str:
     """The figures beside a stage's bar; with `job` also how fast its services are asked."""
-    parts = [f"{_said(key)} {_figure(v)}" for key, v in stage.info.items() if key not in _UNSAID]
+    told = {key: value for key, value in stage.info.items() if key not in _UNSAID}
+    parts = [f"{_said(key)} {_figure(value)}".strip() for key, value in told.items()]
     if stage.state is State.DONE and stage.started_at and stage.finished_at:
         parts.append(f"{stage.finished_at - stage.started_at:.0f} s")
     elif eta := _seconds_left(stage):
@@ -107,7 +108,7 @@ def note(stage: StageRecord, job: Job | None = None) -> str:
 
 
 def _said(key: str) -> str:
-    return {"usd": "US$"}.get(key, key)
+    return {"usd": "US$", "note": ""}.get(key, key)
 
 
 def _rate(stage: StageRecord) -> str:

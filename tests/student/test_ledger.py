@@ -1,6 +1,9 @@
 """Early stopping, the best step and the alarm for a loss that runs away."""
 
+import logging
 import math
+
+import pytest
 
 from student.ledger import Ledger
 
@@ -52,3 +55,13 @@ def test_falling_loss_never_alarms() -> None:
     ledger = Ledger(micro_batch_size=4)
 
     assert not any(ledger.explodes(20 * math.exp(-0.1 * i)) for i in range(100))
+
+
+def test_a_note_is_kept_and_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(micro_batch_size=4)
+
+    with caplog.at_level(logging.WARNING, logger="student.ledger"):
+        ledger.note("micro-batch halved to 2")
+
+    assert ledger.notes == ["micro-batch halved to 2"]
+    assert caplog.messages == ["training: micro-batch halved to 2"]

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from student.memory import forget_peak_memory, freed_memory_kept, peak_memory_bytes
+from student.memory import (
+    forget_peak_memory,
+    freed_memory_kept,
+    out_of_memory_sentence,
+    peak_memory_bytes,
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux alone")
@@ -36,6 +41,15 @@ def test_freed_memory_is_kept_within_a_training_and_given_back_after_it() -> Non
     assert filled - after > 150_000_000
     torch.ones(50_000_000)
     assert resident() < after + 50_000_000
+
+
+def test_where_nothing_is_halved_the_sentence_says_why_and_what_to_lower() -> None:
+    alone, shared = out_of_memory_sentence(1, 1), out_of_memory_sentence(8, 2)
+
+    assert "device" not in alone
+    assert "8 examples at a time on one of 2 devices" in shared
+    assert "with several devices the micro-batch is not halved by itself" in shared
+    assert all("lower training.micro_batch_size" in each for each in (alone, shared))
 
 
 def resident() -> int:

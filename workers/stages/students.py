@@ -33,6 +33,7 @@ def train_system(context: StageContext, name: str) -> None:
         curve.add(now)
         seconds = now.elapsed_seconds / max(1, now.step)
         shown = {"loss": now.loss, "eta_seconds": now.eta_seconds, "seconds": seconds}
+        shown |= {"note": "; ".join(now.notes)} if now.notes else {}
         context.report(now.step, now.total_steps, "steps", shown)
         nonlocal written
         if (newer := _checkpoints(context, name)) != written:
@@ -170,6 +171,7 @@ def _trained_facts(context: StageContext, name: str) -> dict[str, Any]:
         "training_seconds": summary["seconds"],
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         "seed": training.seed,
+        "notes": summary.get("notes", []),
     }
 
 
