@@ -2,17 +2,26 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 
 class Section(BaseModel):
-    """Base of every part of a configuration: unknown keys are faults, values never change."""
+    """
+    Base of every part of a configuration: unknown keys are faults, as are infinite numbers; values
+    never change.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+# As far as numpy takes them; torch and Python would take more.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from common.config.base import Section
+from common.config.base import Section, Seed
 
 
 def _codes_as_text(value: Any) -> Any:
@@ -49,7 +49,7 @@ class FingptSplit(Section):
     """FinGPT's split: `datasets` train_test_split over the rows in file order."""
 
     kind: Literal["fingpt"] = "fingpt"
-    seed: int = 42
+    seed: Seed = 42
     test_share: float = Field(default=0.25, gt=0, lt=1)
 
 
@@ -65,7 +65,7 @@ class RandomSplit(Section):
     """Stratified by label; equal folded texts stay together. Stable for a seed."""
 
     kind: Literal["random"] = "random"
-    seed: int = 13
+    seed: Seed = 13
     test_share: float = Field(default=0.2, gt=0, lt=1)
 
 

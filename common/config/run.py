@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config.base import Section
+from common.config.base import Section, Seed
 from common.config.data import DataConfig
 from common.config.student import StudentConfig
 from common.config.teacher import Aggregation, ClaudeTeacher, LabellingConfig, TeacherConfig
@@ -53,7 +53,7 @@ class EvaluationConfig(Section):
     bootstrap: int = Field(default=10_000, ge=100)
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    seed: int = Field(default=20, ge=0)
+    seed: Seed = 20
     calibration_bins: int = Field(default=15, gt=1)
     browse_rows: int = Field(default=2000, ge=0)
     encoder: str | None = None
@@ -72,7 +72,7 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     task: str
-    seed: int = 13
+    seed: Seed = 13
     description: str = ""
     data: DataConfig
     teacher: TeacherConfig | None = None
@@ -136,7 +136,7 @@ class RunConfig(Section):
             if isinstance(baseline, TrainedBaseline):
                 systems[name] = (baseline.student, baseline.training)
         return {
-            name: (student, training.model_copy(update={"seed": training.seed or self.seed}))
+            name: (student, training if training.seed is not None else _seeded(training, self.seed))
             for name, (student, training) in systems.items()
         }
 
@@ -144,3 +144,7 @@ class RunConfig(Section):
     def run_id(self) -> str:
         """The name and ten digits of the digest of the whole resolved config."""
         return f"{self.name}-{digest(self)[:10]}"
+
+
+def _seeded(training: TrainingConfig, seed: int) -> TrainingConfig:
+    return training.model_copy(update={"seed": seed})

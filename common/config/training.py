@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config.base import Section
+from common.config.base import Section, Seed
 from common.records import unset
 
 
@@ -83,7 +83,7 @@ class TrainingConfig(Section):
     row_tokens: int | None = Field(default=None, gt=0)
     report_to: list[str] = Field(default_factory=list)
     devices: int = Field(default=1, gt=0)
-    seed: int | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="after")
     def _shared_evenly(self) -> Self:

@@ -92,3 +92,41 @@ def test_training_on_teacher_labels_needs_a_teacher() -> None:
 
     with pytest.raises(ConfigError, match="names no teacher"):
         validate_config({**MINIMAL, "student": student}, "t.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.rationale_weight=.inf",
+        "training.learning_rate=.inf",
+        "training.epochs=.inf",
+        "training.min_improvement=.nan",
+        "training.soft_labels={temperature: .inf}",
+        "evaluation.usd_per_hour=.inf",
+    ],
+)
+def test_a_number_without_an_end_is_refused(tmp_path: Path, override: str) -> None:
+    path = written(tmp_path, "{name: x, task: sentiment, data: {kind: fpb, path: fpb}}")
+
+    with pytest.raises(ConfigError, match="should be a finite number"):
+        load_config(path, [override])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999])
+@pytest.mark.parametrize("key", ["seed", "training.seed", "evaluation.seed", "data.split.seed"])
+def test_a_seed_that_no_generator_takes_is_refused(tmp_path: Path, key: str, seed: int) -> None:
+    text = "{name: x, task: sentiment, data: {kind: fpb, path: fpb, split: {kind: random}}}"
+
+    with pytest.raises(ConfigError, match=rf"seed: Input should be .* \(got {seed}\)"):
+        load_config(written(tmp_path, text), [f"{key}={seed}"])
+
+
+def test_seed_zero_of_a_training_is_a_seed_and_none_is_that_of_the_run(tmp_path: Path) -> None:
+    student = "{architecture: causal, model: m}"
+    text = f"{{name: x, task: sentiment, data: {{kind: fpb, path: fpb}}, student: {student}}}"
+    path, gold = written(tmp_path, text), "training.labels=gold"
+
+    _, zero = load_config(path, [gold, "training.seed=0"]).trained_systems["student"]
+    _, unset = load_config(path, [gold, "seed=7"]).trained_systems["student"]
+
+    assert (zero.seed, unset.seed) == (0, 7)
