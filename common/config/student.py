@@ -1,6 +1,6 @@
 """Which model is trained: architecture x weights x optional LoRA x optional quantisation."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,20 @@ class TinyShape(Section):
     feed_forward: int = Field(default=128, gt=0)
     vocabulary: int = Field(default=2000, gt=0)
 
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        """A head of T5 is as wide as it likes; llama turns its numbers in pairs."""
+        least = 2 if self.family == "llama" else 1
+        whole = self.family == "t5" or self.hidden % (least * self.heads) == 0
+        if self.heads > self.hidden or not whole:
+            times = f"{least} * heads" if least > 1 else "heads"
+            wanted = "at least heads" if self.family == "t5" else f"a multiple of {times}"
+            raise ValueError(
+                f"hidden {self.hidden} cannot be shared by heads: {self.heads} in family "
+                f"{self.family}; expected {wanted}: change one of them"
+            )
+        return self
+
 
 class LoraSection(Section):
     """Low-rank adapters (Hu et al. 2022). Defaults: QLoRA-style, all linear layers."""
@@ -26,7 +40,7 @@ class LoraSection(Section):
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
 
 
 class StudentConfig(Section):

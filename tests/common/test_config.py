@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from common.config import load_config, validate_config
 from common.config.data import FpbData
+from common.config.student import TinyShape
 from common.errors import ConfigError, InputError
 
 MINIMAL = {
@@ -130,3 +132,32 @@ def test_seed_zero_of_a_training_is_a_seed_and_none_is_that_of_the_run(tmp_path:
     _, unset = load_config(path, [gold, "seed=7"]).trained_systems["student"]
 
     assert (zero.seed, unset.seed) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("family", "hidden", "heads", "wanted"),
+    [
+        ("gpt2", 16, 3, "a multiple of heads"),
+        ("bert", 16, 32, "a multiple of heads"),
+        ("llama", 15, 5, r"a multiple of 2 \* heads"),
+        ("t5", 16, 17, "at least heads"),
+    ],
+)
+def test_a_tiny_width_that_its_heads_cannot_share_is_refused(
+    family: str, hidden: int, heads: int, wanted: str
+) -> None:
+    shape = {"family": family, "hidden": hidden, "heads": heads}
+
+    with pytest.raises(ValidationError, match=rf"hidden {hidden} .* heads: {heads} .* {wanted}:"):
+        TinyShape.model_validate(shape)
+
+
+def test_heads_of_a_tiny_t5_are_as_wide_as_they_like() -> None:
+    assert TinyShape(family="t5", hidden=16, heads=3).heads == 3
+
+
+def test_adapters_on_no_layer_at_all_are_refused() -> None:
+    student = {"architecture": "causal", "model": "m", "lora": {"targets": []}}
+
+    with pytest.raises(ConfigError, match=r"lora.targets.*should have at least 1 item"):
+        validate_config({**MINIMAL, "student": student, "training": {"labels": "gold"}}, "l.yaml")
