@@ -4,7 +4,8 @@ One training on several devices: a process per device, started and watched from 
 Each process is student/launched.py under `accelerate launch` (its --multi_gpu is torch's own
 launcher, which starts processes on CPUs too: a test there runs the same code). Progress comes back
 through a file of JSON lines, cancelling goes out as a file, an error of the first process is raised
-here as what it was.
+here as what it was. All of them inherit the end of a pipe as stdin and end when the caller does
+(student/starter.py): killed, it can tell nobody, and another worker goes on in the same folder.
 """
 
 import json
@@ -83,14 +84,16 @@ def train_on_devices(
         process = subprocess.Popen(
             launch_command(training.devices, share, room),
             cwd=PROJECT_ROOT,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
         )
-        try:
-            _watch(process, room, hooks)
-        finally:
-            process.terminate()
-            process.wait()
+        with process:  # closes the pipe in the end
+            try:
+                _watch(process, room, hooks)
+            finally:
+                process.terminate()
+                process.wait()
     return _result(process.returncode, room, folder)
 
 

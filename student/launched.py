@@ -9,11 +9,13 @@ from pathlib import Path
 from common.errors import FinstillError, JobCancelled
 from student.devices import Order
 from student.progress import TrainingHooks, TrainingProgress
+from student.starter import end_with_starter
 from student.train import train_student
 
 
 def main(room: Path) -> None:
-    """Train as `room`/order.json says. Only the first process reports."""
+    """Train as `room`/order.json says, while stdin is open. Only the first process reports."""
+    end_with_starter(sys.stdin.fileno())
     order = Order.model_validate_json((room / "order.json").read_text(encoding="utf-8"))
     first = os.environ.get("RANK", "0") == "0"
 
