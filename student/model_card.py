@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field
@@ -51,9 +52,14 @@ def model_name(facts: ModelCardFacts) -> str:
     return plain if not first or plain.lower().startswith(first.lower()) else f"{first}-{plain}"
 
 
+def is_local(source: str) -> bool:
+    """Whether a model's source is a folder of this machine, and no hub name."""
+    return Path(source).exists() or source.startswith("/")
+
+
 def public_name(source: str) -> str:
     """A hub name as it is, a local folder by its last part: no path leaves this machine."""
-    return Path(source).name if Path(source).exists() or source.startswith("/") else source
+    return Path(source).name if is_local(source) else source
 
 
 def base_licence(model: str) -> str:
@@ -76,16 +82,33 @@ def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportR
 
 
 def _front_matter(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
-    student = manifest.student
-    tree = {
-        "license": "apache-2.0" if student.tiny else base_licence(student.model),
+    tree: dict[str, Any] = {
+        **_licence_lines(facts, manifest),
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["finance", "knowledge-distillation", manifest.task.name],
     }
-    if not student.tiny:
-        tree["base_model"] = public_name(student.model)
+    if not manifest.student.tiny:
+        tree["base_model"] = public_name(manifest.student.model)
     yield from ("---", yaml.safe_dump(tree, sort_keys=False).strip(), "---", "")
+
+
+def _licence_lines(facts: ModelCardFacts, manifest: Manifest) -> dict[str, str]:
+    """
+    What hubs show and search by. The base's licence alone stands there only where nothing else
+    binds: neither a data set's licence nor the terms of teachers.
+    """
+    base = "apache-2.0" if manifest.student.tiny else base_licence(manifest.student.model)
+    binding = _binding(facts, manifest)
+    if not binding:
+        return {"license": base}
+    own = [] if base == UNKNOWN_LICENCE else [base]
+    return {"license": UNKNOWN_LICENCE, "license_name": "-and-".join([*own, *binding])}
+
+
+def _binding(facts: ModelCardFacts, manifest: Manifest) -> list[str]:
+    taught = manifest.training.labels == "teacher"
+    return ["data-licence"] * bool(facts.licences) + ["teacher-terms"] * taught
 
 
 def _what(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> Iterator[str]:
@@ -158,9 +181,21 @@ def _limits(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield f"- Judged on {facts.data} only; other sources, languages and years may differ."
     if manifest.training.rationale_weight:
         yield "- Its rationales are generated text: fluent is not faithful; check the numbers."
+        yield (
+            "- A rationale is generated from the text alone, not from the label beside it, and may "
+            f"argue for another{_agreement(facts)}."
+        )
     if manifest.training.labels == "teacher":
         yield "- It repeats its teachers' mistakes."
     yield from ("- Not investment advice.", "")
+
+
+def _agreement(facts: ModelCardFacts) -> str:
+    found = facts.report.rationales.get("label_agreement") if facts.report else None
+    if found is None:
+        return ""
+    share = _interval(found.mean)
+    return f"; of {found.n:,} that name exactly one label, {share} name that one (label agreement)"
 
 
 def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
@@ -175,6 +210,8 @@ def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield from (f"- Data: {licence}" for licence in facts.licences)
     if manifest.training.labels == "teacher":
         yield "- The terms of the teachers above bind the use of a model trained on their answers."
+    if _binding(facts, manifest):
+        yield "- All of these hold at once: the licence of the base weights alone is not enough."
     yield ""
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import __version__
-from common.errors import InputError, StudentError
+from common.errors import InputError, StudentError, UsageError
 from student.calibration import CALIBRATION
 from student.checkpoint import MANIFEST, Manifest, publish, read_manifest
 from student.export.check import BOUNDS, drift, require_faithful
-from student.export.weights import refuse, write_as_trained, write_merged
-from student.model_card import public_name
+from student.export.weights import name_base, refuse, write_as_trained, write_merged
+from student.model_card import is_local, public_name
 from student.predict import Predictor
 from student.runtime import EXPORT, ExportFormat, ExportRecord
 from student.tokens import load_tokenizer
@@ -86,6 +86,10 @@ def _write(
 ) -> None:
     if record.format == "hf":
         write_as_trained(folder, staging)
+        own = trained_manifest(manifest)
+        write_manifest(staging, own)
+        if own.student.lora:
+            name_base(staging, own.base)
     else:
         _write_whole(folder, manifest, staging, record, texts)
     _write_record(staging, record)
@@ -102,7 +106,7 @@ def _write_whole(
     load_tokenizer(str(folder)).save_pretrained(whole)
     own = merged_manifest(manifest)
     for place in {whole, staging}:
-        (place / MANIFEST).write_text(json.dumps(own.model_dump(mode="json"), indent=1), "utf-8")
+        write_manifest(place, own)
     if (folder / CALIBRATION).is_file():
         shutil.copy(folder / CALIBRATION, staging / CALIBRATION)
     if whole == staging:
@@ -119,17 +123,43 @@ def _write_whole(
     shutil.rmtree(whole)
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put a manifest into an export, in place of the training's."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1)
+    (folder / MANIFEST).write_text(text, "utf-8")
+
+
 def merged_manifest(manifest: Manifest) -> Manifest:
     """What a merged student is: no adapter, no 4-bit base, no folder of this machine."""
-    student = manifest.student.model_copy(
-        update={
-            "lora": None,
-            "quantization": None,
-            "tokenizer": None,
-            "model": public_name(manifest.student.model),
-        }
-    )
-    return manifest.model_copy(update={"student": student, "base": public_name(manifest.base)})
+    public = _public(manifest)
+    student = public.student.model_copy(update={"lora": None, "quantization": None})
+    return public.model_copy(update={"student": student, "base": public_name(manifest.base)})
+
+
+def trained_manifest(manifest: Manifest) -> Manifest:
+    """
+    What a student exported as it was trained is: it names no folder of this machine, but for the
+    local base that an adapter is read onto (require_publishable).
+    """
+    base = manifest.base if manifest.student.lora else public_name(manifest.base)
+    return _public(manifest).model_copy(update={"base": base})
+
+
+def _public(manifest: Manifest) -> Manifest:
+    # The tokenizer lies in every export, so its source is needed no more.
+    model = public_name(manifest.student.model)
+    student = manifest.student.model_copy(update={"tokenizer": None, "model": model})
+    return manifest.model_copy(update={"student": student})
+
+
+def require_publishable(form: ExportFormat, manifest: Manifest) -> None:
+    """Raises UsageError for an export that only this machine could read: see trained_manifest."""
+    base = manifest.base
+    if form == "hf" and manifest.student.lora and base != "base" and is_local(base):
+        raise UsageError(
+            f"export --push: the adapter is read onto the local folder '{base}', which nobody else "
+            "has; use --format merged, which holds whole weights."
+        )
 
 
 def _checked(

@@ -9,13 +9,25 @@ import torch
 
 from common.errors import StudentError
 from student.checkpoint import Manifest
+from student.model_card import public_name
 from student.models.load import AUTO_CLASSES, Plan, load_weights
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 
 
 def write_as_trained(folder: Path, target: Path) -> None:
     """Copy a model folder: whole weights, or an adapter that names its base."""
-    shutil.copytree(folder, target, dirs_exist_ok=True)
+    # peft's own card is empty but for the base's place on this machine.
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    for path in target.rglob("config.json"):
+        mend_config(path)
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Let an adapter name the base its manifest names; a tiny one lies in the folder itself."""
+    path = folder / "adapter_config.json"
+    tree = json.loads(path.read_text("utf-8"))
+    text = json.dumps({**tree, "base_model_name_or_path": base}, indent=2)
+    path.write_text(text + "\n", "utf-8")
 
 
 def write_merged(folder: Path, manifest: Manifest, target: Path) -> None:
@@ -23,7 +35,7 @@ def write_merged(folder: Path, manifest: Manifest, target: Path) -> None:
     model = merged_model(folder, manifest)
     model.config.use_cache = True
     model.save_pretrained(target)
-    say_untied(target / "config.json", model.config)
+    mend_config(target / "config.json")
 
 
 def merged_model(folder: Path, manifest: Manifest) -> Any:
@@ -63,16 +75,25 @@ def _take_dequantised(model: Any, manifest: Manifest, base: str) -> None:
             parameters[name].copy_(values.to(parameters[name]))
 
 
-def say_untied(path: Path, config: Any) -> None:
+def mend_config(path: Path) -> None:
     """
-    Write into config.json that a T5's output matrix is its own.
+    Make a config.json fit for other libraries and other machines.
 
-    transformers 5 calls every T5 tied; other libraries believe it and scale the output.
+    transformers 5 calls every T5 tied: where the output matrix is its own, the file says so here,
+    or others believe it and scale the output. The halves of a warm-started encoder-decoder name the
+    folder they were read from: its last part stays.
     """
-    if getattr(config, "scale_decoder_outputs", True):
-        return
     tree = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**tree, "tie_word_embeddings": False}, indent=2) + "\n", "utf-8")
+    mended = {**tree, **{k: _without_place(v) for k, v in tree.items() if isinstance(v, dict)}}
+    if tree.get("scale_decoder_outputs") is False:
+        mended["tie_word_embeddings"] = False
+    if mended != tree:
+        path.write_text(json.dumps(mended, indent=2) + "\n", "utf-8")
+
+
+def _without_place(part: dict[str, Any]) -> dict[str, Any]:
+    source = part.get("_name_or_path")
+    return {**part, "_name_or_path": public_name(source)} if source else part
 
 
 def refuse(form: str, kind: str, instead: str) -> StudentError:

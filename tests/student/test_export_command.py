@@ -1,6 +1,7 @@
 """`finstill export` on a run directory: form, model card, refusals in one sentence."""
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,6 +89,37 @@ def test_export_writes_a_checked_folder_that_predict_runs(
     assert finstill("predict", str(out), "Sales rose.", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+    assert answer["rationale"] is None
+
+
+def test_predict_computes_in_the_precision_it_is_told(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def probabilities(*arguments: str) -> list[float]:
+        assert finstill("predict", run.run_id, "Sales rose.", "--json", *arguments) == 0
+        answer = json.loads(capsys.readouterr().out)
+        return list(answer["probabilities"].values())
+
+    usual = probabilities()
+    coarse = probabilities("--precision", "bf16")
+
+    # Whole weights are float32 as trained.
+    assert probabilities("--precision", "as-trained") == usual
+    assert probabilities("--precision", "float32") == usual
+    assert coarse != usual
+    assert coarse == pytest.approx(usual, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [([], False), (["--rationale"], True), (["--no-rationale"], False)]
+)
+def test_predict_gives_a_reason_only_when_asked(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], asked: list[str], told: bool
+) -> None:
+    assert finstill("predict", run.run_id, "Sales rose.", "--json", *asked) == 0
+
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["rationale"] is not None) == told
 
 
 @pytest.mark.parametrize("form", ["ctranslate2", "onnx"])
@@ -100,11 +132,39 @@ def test_predict_runs_from_an_int8_export(
 
     assert finstill("export", run.run_id, "--format", form, "--out", str(out)) == 0
     capsys.readouterr()
-    assert finstill("predict", str(out), "Sales rose.", "--json") == 0
+    assert finstill("predict", str(out), "Sales rose.", "--json", "--rationale") == 0
 
     answer = json.loads(capsys.readouterr().out)
     assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
     assert (answer["rationale"] is None) == (form == "onnx")
+    assert finstill("predict", str(out), "Sales rose.", "--precision", "bf16") == 2
+    error = capsys.readouterr().err.strip()
+    assert "--precision bf16" in error
+    assert "an export that computes in int8" in error
+    assert error.count("\n") == 0
+
+
+def test_an_adapter_on_a_local_base_is_refused_before_anything_is_pushed(
+    run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(run.root, tmp_path / "runs" / run.run_id)
+    monkeypatch.setenv("FINSTILL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    path = tmp_path / "runs" / run.run_id / "systems" / "student" / "model" / "manifest.json"
+    tree = json.loads(path.read_text())
+    tree |= {"base": str(tmp_path), "student": {**tree["student"], "lora": {"rank": 2}}}
+    path.write_text(json.dumps(tree))
+
+    code = finstill("export", run.run_id, "--push", "me/Llama-river")
+
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert "use --format merged" in error
+    assert error.count("\n") == 0
+    assert not list((tmp_path / "runs").rglob("exports"))
 
 
 def test_mistakes_get_one_sentence(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

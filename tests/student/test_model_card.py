@@ -9,7 +9,7 @@ import yaml
 
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
-from common.records import ClassScores, EvaluationReport, Interval, SystemCard
+from common.records import ClassScores, EvaluationReport, Interval, SystemCard, TextScore
 from common.task import TaskDefinition
 from student.calibration import Calibration
 from student.checkpoint import Manifest
@@ -102,12 +102,54 @@ def test_tiny_students_are_called_tiny(
 def test_front_matter_is_what_hubs_read(make_manifest: Callable[..., Manifest]) -> None:
     real = StudentConfig(architecture="seq2seq", model="google/flan-t5-small")
 
-    card = render_model_card(facts(), make_manifest(real), EXPORT)
+    card = render_model_card(facts(), make_manifest(real, labels="gold"), EXPORT)
 
     matter = yaml.safe_load(card.split("---")[1])
     assert matter["license"] == "apache-2.0"
+    assert "license_name" not in matter
     assert matter["base_model"] == "google/flan-t5-small"
     assert "finance" in matter["tags"]
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "licences", "name"),
+    [
+        ("google/flan-t5-small", "gold", ["CC"], "apache-2.0-and-data-licence"),
+        ("google/flan-t5-small", "teacher", [], "apache-2.0-and-teacher-terms"),
+        ("x/Llama-3.1-8B", "teacher", ["CC"], "llama3.1-and-data-licence-and-teacher-terms"),
+        ("someone/unheard-of", "teacher", ["CC"], "data-licence-and-teacher-terms"),
+    ],
+)
+def test_hubs_show_no_free_licence_where_data_or_teachers_bind(
+    make_manifest: Callable[..., Manifest],
+    model: str,
+    labels: str,
+    licences: list[str],
+    name: str,
+) -> None:
+    real = StudentConfig(architecture="seq2seq", model=model)
+
+    card = render_model_card(facts(licences=licences), make_manifest(real, labels=labels), EXPORT)
+
+    matter = yaml.safe_load(card.split("---")[1])
+    assert (matter["license"], matter["license_name"]) == ("other", name)
+    assert "All of these hold at once" in card.split("## Licence")[1]
+
+
+def test_card_says_that_a_rationale_may_argue_for_another_label(
+    make_manifest: Callable[..., Manifest], task: TaskDefinition
+) -> None:
+    agreement = TextScore(n=37, mean=Interval(value=0.9189, low=0.827, high=1.0))
+    judged = report(task).model_copy(update={"rationales": {"label_agreement": agreement}})
+
+    measured = render_model_card(facts(report=judged), make_manifest(), EXPORT)
+    unmeasured = render_model_card(facts(), make_manifest(), EXPORT)
+    silent = render_model_card(facts(report=judged), make_manifest(rationale_weight=0), EXPORT)
+
+    assert "not from the label beside it, and may argue for another; of 37 that name" in measured
+    assert "0.919 [0.827, 1.000] name that one (label agreement)." in measured
+    assert "and may argue for another." in unmeasured
+    assert "argue for another" not in silent
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,13 @@ def export(
     facts = card_facts(run, config, system, folder)
     check_push(push, facts.must_begin_with)
     from student.checkpoint import read_manifest
-    from student.export.export import export_student
+    from student.export.export import export_student, require_publishable
     from student.model_card import render_model_card
 
     target = out or run.system(system) / "exports" / "-".join(filter(None, (form, numbers)))
     manifest = read_manifest(folder)
+    if push:
+        require_publishable(form, manifest)
     record = export_student(
         folder,
         form,
