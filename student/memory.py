@@ -20,7 +20,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
-    return "DefaultCPUAllocator" in text or "out of memory" in text
+    # CUBLAS_STATUS_ALLOC_FAILED and its kin: a CUDA library found no room for its own workspace.
+    signs = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
+    return any(sign in text for sign in signs)
 
 
 def out_of_memory_sentence(at_a_time: int, devices: int) -> str:

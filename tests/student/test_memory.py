@@ -9,6 +9,7 @@ import torch
 from student.memory import (
     forget_peak_memory,
     freed_memory_kept,
+    is_out_of_memory,
     out_of_memory_sentence,
     peak_memory_bytes,
 )
@@ -50,6 +51,22 @@ def test_where_nothing_is_halved_the_sentence_says_why_and_what_to_lower() -> No
     assert "8 examples at a time on one of 2 devices" in shared
     assert "with several devices the micro-batch is not halved by itself" in shared
     assert all("lower training.micro_batch_size" in each for each in (alone, shared))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: no room"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `gemm`"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_lack_of_memory_is_told_from_other_errors(error: BaseException, is_memory: bool) -> None:
+    assert is_out_of_memory(error) is is_memory
 
 
 def resident() -> int:
