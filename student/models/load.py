@@ -248,6 +248,12 @@ def _task_tokens(
         return TaskTokens(start, start, end, pad, lead)
     reserved = start_tokens(tokenizer)
     if reserved is None:
+        if config.lora:
+            raise StudentError(
+                f"student.lora: '{config.model}' has no reserved tokens for task_signal: decoder, "
+                "and adapters would freeze the rows of new ones at random; expected task_signal: "
+                "prefix, or no `lora:` here."
+            )
         reserved = add_start_tokens(tokenizer)
         model.resize_token_embeddings(len(tokenizer))
     return TaskTokens(*reserved, end, pad, lead)

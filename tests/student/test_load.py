@@ -224,6 +224,27 @@ def test_adapters_beside_fresh_frozen_weights_are_refused(
         load(task, folders("bert"), "seq2seq", lora={"rank": 2})
 
 
+def test_adapters_beside_new_task_tokens_are_refused(
+    task: TaskDefinition, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A vocabulary without reserved pieces, as BART's: its two task tokens would stay random."""
+    bare = shutil.copytree(folders("t5"), tmp_path / "m")
+    for path in bare.glob("tokenizer*.json"):
+        told = path.read_text()
+        path.write_text(told.replace("<|predict|>", "<|one|>").replace("<|explain|>", "<|two|>"))
+    lora = {"rank": 2}
+
+    with pytest.raises(StudentError, match="no reserved tokens for task_signal: decoder") as caught:
+        load(task, bare, "seq2seq", task_signal="decoder", lora=lora)
+
+    assert "\n" not in str(caught.value)
+    whole = load(task, bare, "seq2seq", task_signal="decoder")
+    known = len(load(task, bare, "seq2seq").tokenizer)
+    assert (whole.tokens.predict, whole.tokens.explain) == (known, known + 1)
+    assert load(task, bare, "seq2seq", task_signal="prefix", lora=lora)
+    assert load(task, folders("t5"), "seq2seq", task_signal="decoder", lora=lora)
+
+
 def test_lora_trains_adapters_alone_on_the_layers_asked_for(
     task: TaskDefinition, folders: Callable[[str], Path]
 ) -> None:
