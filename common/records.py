@@ -167,6 +167,7 @@ class SystemCard(Record):
     place that shows its numbers says so. Times in seconds, sizes in bytes, money in US dollars.
     Latencies are of one text at a time (`latency_texts` of them) on `hardware`, where
     `predict_texts` in `predict_seconds` were measured as well.
+    `tokens_seen`: all that went through the model in training, by which trainings are equal or not.
     `group` joins runs that differ by `seed` alone: they are compared as one system.
     `stands_for`: names of systems of the same recipe with the same answers, listed once as this.
     """
@@ -179,6 +180,7 @@ class SystemCard(Record):
     trainable_parameters: int | None = None
     disk_bytes: int | None = None
     training_examples: int | None = None
+    tokens_seen: int | None = None
     training_seconds: float | None = None
     predict_seconds: float | None = None
     predict_texts: int | None = None

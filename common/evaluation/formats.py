@@ -14,7 +14,7 @@ def metric(interval: Interval, digits: int = 3) -> str:
 
 
 def count(number: float | None) -> str:
-    """Parameters: "260k", "49.2M", "8.03B"."""
+    """Parameters or tokens: "260k", "49.2M", "8.03B"."""
     if number is None:
         return NOTHING
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -68,6 +68,7 @@ OTHER_COLUMNS: dict[str, Callable[[EvaluationReport], str]] = {
     "Speed": lambda r: formats.rate(r.system.predict_texts, r.system.predict_seconds),
     "Disk": lambda r: formats.size(r.system.disk_bytes),
     "Parameters": lambda r: _parameters(r.system),
+    "Tokens seen": lambda r: formats.count(r.system.tokens_seen),
     "Training": lambda r: _training(r.system),
     "Unreadable": lambda r: formats.share(r.unparseable / r.n),
     "Memory": lambda r: formats.size(r.system.peak_memory_bytes),

@@ -541,6 +541,29 @@ def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> Non
     assert "It was not asked about the texts judged here" in render_markdown(alone)
 
 
+def test_trainings_are_told_by_the_tokens_they_saw_and_older_reports_stay_readable() -> None:
+    found = comparison()
+    lora = next(r for r in found.systems if r.system.name == "lora")
+    seen = lora.system.model_copy(update={"tokens_seen": 580_123})
+    systems = [r.model_copy(update={"system": seen}) if r is lora else r for r in found.systems]
+    told = found.model_copy(update={"systems": systems})
+
+    text, page = render_markdown(told), Page(render_html(told)).text
+
+    table = text[text.index("| System |") :].splitlines()
+    header, row = (
+        next(line for line in table if line.startswith(start)).split("|")
+        for start in ("| System |", "| LoRA baseline")
+    )
+    assert row[header.index(" Tokens seen ")].strip() == "580k"
+    assert "Tokens seen" in page
+    assert "580k" in page
+    assert "Tokens seen" not in render_markdown(found), "a column that nobody fills"
+    older = lora.model_dump(mode="json")
+    del older["system"]["tokens_seen"]
+    assert EvaluationReport.model_validate(older) == lora
+
+
 def test_every_metric_and_every_label_stand_on_the_page_as_they_were_computed() -> None:
     found = comparison()
     first = found.systems[0]

@@ -47,6 +47,19 @@ def test_a_report_is_shown_in_a_sandbox_without_an_origin(
     assert text.text.startswith("# ")
 
 
+def test_the_report_tells_how_many_tokens_a_student_has_seen(
+    web: TestClient, reader: Headers, run_id: str
+) -> None:
+    told = web.get(f"/v1/runs/{run_id}", headers=reader).json()
+    data = web.get(f"/v1/runs/{run_id}/report?format=json", headers=reader).json()
+    text = web.get(f"/v1/runs/{run_id}/report?format=md", headers=reader).text
+
+    seen = {system["system"]["name"]: system["system"]["tokens_seen"] for system in data["systems"]}
+    assert seen == {"student": told["trainings"]["student"]["tokens_seen"], "majority": None}
+    assert seen["student"] > 0
+    assert "| Tokens seen |" in text
+
+
 def test_a_text_gets_label_probabilities_and_reason(
     web: TestClient, reader: Headers, run_id: str
 ) -> None:
