@@ -12,6 +12,7 @@ FinstillError                 failed; exit code 1
 │   ├── TeacherRejected       400, 401, 403, 404: asking again will never work
 │   └── TeacherUnfit          the smoke run or the gold probe stopped the job
 ├── StudentError              a model could not be loaded, trained or exported
+│   └── StudentBusy           another process trains this very student
 ├── LeakageError              a test text stands in what a system was trained on
 ├── JobCancelled              a person asked for it
 └── JobPaused                 the budget is reached; the job can be resumed
@@ -67,6 +68,10 @@ class TeacherUnfit(TeacherError):
 
 class StudentError(FinstillError):
     """A model could not be loaded, trained or exported."""
+
+
+class StudentBusy(StudentError):
+    """Another process trains in the same folder; nothing is wrong with this training."""
 
 
 class LeakageError(FinstillError):

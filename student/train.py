@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from common.config.training import TrainingConfig
 from common.errors import InputError, JobCancelled, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
+from student.alone import alone_in
 from student.arguments import training_arguments
 from student.checkpoint import (
     MANIFEST,
@@ -62,7 +64,8 @@ def train_student(
     Train `student` on `train` and leave it in `folder`/model.
 
     A finished folder of the same training is returned as it is; an interrupted one is resumed and
-    ends bit-identical on CPU. Raises JobCancelled (a checkpoint is kept) and StudentError.
+    ends bit-identical on CPU. Raises JobCancelled (a checkpoint is kept) and StudentError;
+    StudentBusy while another process trains in this folder.
     """
     if not train:
         raise InputError("training: there is not a single training pair; expected at least one.")
@@ -71,25 +74,33 @@ def train_student(
     if threads:
         torch.set_num_threads(threads)
     hooks = hooks or TrainingHooks()
-    job = _plan(student, training, task, train, validation, folder, hooks)
-    finished = _finished(job)
-    if finished:
-        return finished
-    _prepare_tiny(job, [*train, *validation])
-    if training.devices > 1 and not inside_launch():
-        return train_on_devices(
-            student=student, training=training, task=task, train=train, validation=validation,
-            folder=folder, hooks=hooks, threads=threads,
-        )  # fmt: skip
+    # Of several processes that share a training, the one that starts them holds the folder.
+    with nullcontext() if inside_launch() else alone_in(folder, hooks.cancelled):
+        job = _plan(student, training, task, train, validation, folder, hooks)
+        finished = _finished(job)
+        if finished:
+            return finished
+        _prepare_tiny(job, [*train, *validation])
+        if training.devices > 1 and not inside_launch():
+            return train_on_devices(
+                student=student, training=training, task=task, train=train, validation=validation,
+                folder=folder, hooks=hooks, threads=threads,
+            )  # fmt: skip
+        return _train_here(job, train, validation)
+
+
+def _train_here(
+    job: Training, train: Sequence[TrainingPair], validation: Sequence[TrainingPair]
+) -> TrainingSummary:
     set_seed(job.training.seed or 0)
     loaded, device = _load(job)
-    encoder = Encoder(student, task, loaded.tokenizer, loaded.tokens)
+    encoder = Encoder(job.student, job.task, loaded.tokenizer, loaded.tokens)
     trainer = _trainer(job, loaded, encoder, train, validation)
     summary = _run(job, loaded, trainer, device)
     if trainer.args.should_save:
         loaded.module.eval()
         calibration = validation_calibration(
-            loaded.module, encoder, validation, device, training.precision
+            loaded.module, encoder, validation, device, job.training.precision
         )
         write_model(job, loaded, summary, calibration)
     return summary

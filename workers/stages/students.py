@@ -168,6 +168,7 @@ def _trained_facts(context: StageContext, name: str) -> dict[str, Any]:
         "trainable_parameters": summary["trainable_parameters"],
         "disk_bytes": sum(f.stat().st_size for f in model.rglob("*") if f.is_file()),
         "training_examples": len(pairs(context, "train", training.labels)),
+        "tokens_seen": summary["tokens_seen"],
         "training_seconds": summary["seconds"],
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         "seed": training.seed,
