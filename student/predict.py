@@ -47,8 +47,10 @@ class Predictor:
         """
         Read a finished student or an export of one.
 
-        `precision` bf16 computes in bfloat16 throughout: faster where the processor knows it
-        (AVX512-BF16, AMX, a GPU), the same label but for near ties. Exports have their own.
+        `precision`: float32; bf16, everything in bfloat16: faster where the processor knows it
+        (AVX512-BF16, AMX, a GPU), the same label but for near ties; as-trained, an adapter and its
+        base as their training held them and as its validation scored, so that what could be trained
+        can be used (whole weights are float32). CTranslate2 and ONNX exports have their own.
         `threads` sets how many threads torch (or the export's runtime) computes with.
         Raises StudentError where `folder` holds no student, MissingDependency for an export whose
         runtime is not installed.

@@ -15,15 +15,22 @@ from student.quiet import outdated_calls_forgiven, quiet_libraries
 from student.tokens import load_tokenizer
 
 
-def reload_student(folder: Path, manifest: Manifest, device: torch.device) -> LoadedStudent:
+def reload_student(
+    folder: Path,
+    manifest: Manifest,
+    device: torch.device,
+    compute: torch.dtype = torch.float32,
+) -> LoadedStudent:
     """
-    Load the student of `folder` in float32 (a 4-bit one stays 4-bit), ready to predict.
+    Load the student of `folder` with weights in `compute`, ready to predict.
 
-    Raises StudentError where its files are damaged or its base is gone.
+    What is 4-bit stays 4-bit and computes in `compute`; adapters are float32. So loaded, a LoRA
+    student takes what it took in a training that computed in `compute`. Raises StudentError where
+    its files are damaged or its base is gone.
     """
     config = manifest.student
     quiet_libraries()
-    plan = Plan(row_tokens=256, device=device)
+    plan = Plan(compute=compute, device=device)
     tokenizer = load_tokenizer(str(folder))
     model = _adapted(folder, manifest, plan) if config.lora else _whole(folder, config, plan)
     tokens = TaskTokens(**manifest.tokens)
@@ -34,7 +41,7 @@ def _whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
     try:
         return AUTO_CLASSES[config.architecture].from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=plan.compute,
             attn_implementation=config.attention
             or ("sdpa" if plan.device.type == "cuda" else "eager"),
         )
@@ -50,6 +57,10 @@ def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:
 
     base = folder / "base" if manifest.base == "base" else manifest.base
     model, _ = load_weights(manifest.student, manifest.task, str(base), plan)
+    if manifest.student.quantization:
+        from student.models.adapters import prepare_quantized
+
+        model = prepare_quantized(model, plan.compute, checkpointing=False)
     try:
         with outdated_calls_forgiven():
             return PeftModel.from_pretrained(model, folder)

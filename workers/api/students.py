@@ -50,7 +50,9 @@ class Shelf:
             self._models.pop(folder, None)
             while len(self._models) >= self._most:
                 self._models.popitem(last=False)
-            self._models[folder] = Predictor.load(folder, threads=self._threads)
+            self._models[folder] = Predictor.load(
+                folder, precision="as-trained", threads=self._threads
+            )
             self._stamps[folder] = stamp
         self._models.move_to_end(folder)
         return self._models[folder]

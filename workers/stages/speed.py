@@ -56,7 +56,7 @@ def _trained_speed(context: StageContext, name: str) -> dict[str, object]:
     from student.predict import Predictor
 
     texts = [e.text for e in read_slice(context.run.part("test"), 0, MANY_TEXTS, Example)]
-    predictor = Predictor.load(context.run.system(name) / "model")
+    predictor = Predictor.load(context.run.system(name) / "model", precision="as-trained")
     batch = context.config.evaluation.batch_size
     summary = read_json(context.run.training_summary(name)) or {}
     found: dict[str, object] = dict(latencies(predictor.predict, texts))

@@ -115,7 +115,7 @@ def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) 
     from student.predict import Predictor
 
     settings = context.config.evaluation
-    predictor = Predictor.load(context.run.system(name) / "model")
+    predictor = Predictor.load(context.run.system(name) / "model", precision="as-trained")
     count = settings.rationale_rows if explains(context, name) else 0
     wanted = explained_ids(test, count, settings.seed)
     chosen = [example for example in test if example.id in wanted]
