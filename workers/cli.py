@@ -16,7 +16,7 @@ _COMMANDS = {
     "evaluate": "Everything up to the evaluations.",
     "compare": "Compare the systems of one or several runs.",
     "curve": "Accuracy against training size, over seeds.",
-    "predict": "Label a text with a run's student and say why.",
+    "predict": "Label a text with a run's student; say why if asked.",
     "export": "Write a student as weights, CTranslate2 or ONNX, checked.",
     "jobs": "List jobs, follow one, resume one.",
     "cancel": "Stop a job at its next safe point.",

@@ -26,7 +26,8 @@ def demo(overrides: tuple[str, ...], local: bool, as_json: bool) -> None:
         "\nThe students here are tiny and start from random weights: this shows the plumbing, not "
         "what distillation can do.\n\n"
         "Try next:\n"
-        f'  finstill predict {run.run_id} "Operating profit doubled to EUR 12 million."\n'
+        f'  finstill predict {run.run_id} "Operating profit doubled to EUR 12 million." '
+        "--rationale\n"
         "  finstill run configs/demo.yaml training.rationale_weight=0   # the label-only twin\n"
         "  finstill run configs/fpb/minilm-claude.yaml data.path=FOLDER teacher.answers=FILE "
         "student.model=FOLDER\n"
