@@ -13,6 +13,13 @@ Memory of a training is the sum of
 - logits in fp32, three times, at the target positions alone (student/models/scores.py);
 for the longest micro-batch; plus 1 GB for the CUDA context, kernels and fragmentation.
 
+A finished student is judged in the same job. That takes
+- the weights as trained (student/runtime.py: adapters in fp32 over the base above, else fp32);
+- for labels, one layer's activations of a batch of 1,024 tokens (student/scoring.py);
+- for rationales, the keys and values of 32 of the longest texts (bf16 under an adapter, else fp32)
+  and three times their logits in fp32 at one position.
+GPU memory is the larger of the two.
+
 Time is floating-point operations (6 per weight and token; 4 where weights are frozen; 2 more with
 checkpointing; embedding and head at their positions only) at a third of an A100's 312 TFLOP/s, at
 most, and at least 2.5 ms of kernel launches per layer and micro-batch: good to a factor of two.
@@ -34,10 +41,12 @@ from common.config import load_config
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
 from student.defaults import hyperparameters
+from student.scoring import MOST_TOKENS
 
 TEXTS, SENTENCE, LONGEST, RATIONALE, LONGEST_RATIONALE = 3271, 33, 171, 21, 40
 FINGPT_PROMPT = 30
 NF4_BYTES = 4.127 / 8
+PREDICTED = 32  # texts at once: evaluation.batch_size
 OVERHEAD = 1e9
 FLOPS = 312e12 / 3
 LAUNCH_SECONDS = 2.5e-3
@@ -45,10 +54,16 @@ LAUNCH_SECONDS = 2.5e-3
 
 @dataclass(frozen=True)
 class Needs:
-    """Parameters, bytes and seconds of one training."""
+    """
+    Parameters, bytes and seconds of one training and of judging its student.
+
+    `weights`: those of the model, without adapters; `prediction`: judging; `total`: the larger of
+    training and judging.
+    """
 
     parameters: int
     weights: float
+    prediction: float
     total: float
     seconds: float
 
@@ -75,12 +90,32 @@ def needs(student: StudentConfig, training: TrainingConfig) -> Needs:
     tokens, targets = _longest(student, training)
     micro = chosen.micro_batch_size
     unit = (34 if training.precision == "bf16" else 68) * width * tokens * micro
-    kept = 2 * width * tokens * micro * layers + unit if training.gradient_checkpointing else 0
+    kept = 2 * width * tokens * micro * layers + unit if chosen.gradient_checkpointing else 0
     logits = 12.0 * micro * targets * model.config.vocab_size
     if student.architecture == "classifier":
         logits = 0.0
-    total = weights + state + (kept or unit * layers) + logits + OVERHEAD
-    return Needs(count, weights, total, _seconds(linear, layers, micro, student, training))
+    training_bytes = weights + state + (kept or unit * layers) + logits + OVERHEAD
+    judging = _prediction(model, student, training, weights + 4.0 * adapters)
+    seconds = _seconds(linear, layers, micro, student, training)
+    return Needs(count, weights, judging, max(training_bytes, judging), seconds)
+
+
+def _prediction(
+    model: Any, student: StudentConfig, training: TrainingConfig, weights: float
+) -> float:
+    """Bytes to score labels and to write rationales with a finished student as trained."""
+    config = model.config
+    _, width, layers = _sizes(model)
+    half = bool(student.lora) and training.precision == "bf16"
+    scoring = (34.0 if half else 68.0) * width * MOST_TOKENS
+    writing = 0.0
+    if training.rationale_weight > 0 and student.architecture != "classifier":
+        heads = config.num_attention_heads
+        shared = getattr(config, "num_key_value_heads", heads) / heads
+        cache = 2 * (2 if half else 4) * layers * width * shared
+        tokens, _ = _longest(student, training)
+        writing = PREDICTED * (cache * tokens + 12.0 * config.vocab_size)
+    return weights + max(scoring, writing) + OVERHEAD
 
 
 def _sizes(model: Any) -> tuple[int, int, int]:
@@ -125,7 +160,7 @@ def _seconds(
     each, _ = _example(student, training, SENTENCE, RATIONALE)
     tokens = training.max_tokens or training.epochs * TEXTS * each
     per_weight = 4 if student.lora else 6
-    per_weight += 2 * training.gradient_checkpointing
+    per_weight += 2 * hyperparameters(student, training).gradient_checkpointing
     launches = math.ceil(tokens / each / micro) * layers * LAUNCH_SECONDS
     launches *= 1 + bool(student.quantization)  # weights are unpacked before every product
     return tokens * linear * per_weight / FLOPS + launches
@@ -136,8 +171,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("configs", nargs="+", type=Path)
-    print("| config | system | parameters | weights GB | GPU memory GB | A100 minutes |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| config | system | parameters | weights GB | judging GB | GPU memory GB | A100 minutes |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for path in parser.parse_args().configs:
         for name, (student, training) in load_config(path).trained_systems.items():
             if student.model.rpartition("/")[2].lower() not in SHAPES:
@@ -145,7 +182,8 @@ def main() -> None:
             found = needs(student, training)
             print(
                 f"| {path.name} | {name} | {found.parameters / 1e6:,.0f} M | "
-                f"{found.weights / 1e9:.1f} | {found.total / 1e9:.1f} | {found.seconds / 60:.0f} |"
+                f"{found.weights / 1e9:.1f} | {found.prediction / 1e9:.1f} | "
+                f"{found.total / 1e9:.1f} | {found.seconds / 60:.0f} |"
             )
 
 
