@@ -32,7 +32,8 @@ def train_system(context: StageContext, name: str) -> None:
     def progress(now: TrainingProgress) -> None:
         curve.add(now)
         seconds = now.elapsed_seconds / max(1, now.step)
-        shown = {"loss": now.loss, "eta_seconds": now.eta_seconds, "seconds": seconds}
+        eta = now.eta_seconds
+        shown: dict[str, Any] = {"loss": now.loss, "eta_seconds": eta, "seconds": seconds}
         shown |= {"note": "; ".join(now.notes)} if now.notes else {}
         context.report(now.step, now.total_steps, "steps", shown)
         nonlocal written
