@@ -25,7 +25,7 @@ Pairs = Callable[[int], list[TrainingPair]]
 LORA = {"lora": {"rank": 2}}
 FORMS: dict[str, list[str]] = {
     "whole t5": ["hf", "merged", "ctranslate2", "onnx"],
-    "warm-started bert": ["hf", "merged", "onnx"],
+    "warm-started bert": ["hf", "merged"],
     "adapter on a tiny llama": ["hf", "merged", "ctranslate2"],
     "adapter on a local llama": ["merged"],
 }
