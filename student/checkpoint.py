@@ -1,25 +1,29 @@
 """
 What lies on disk while a student is trained, and after.
 
-FOLDER/checkpoints/checkpoint-N/   weights.safetensors (trained parameters), optimizer, scheduler,
-                                   random states, ledger.json, manifest.json; best and last are kept
+FOLDER/checkpoints/checkpoint-N/   weights.safetensors (trained parameters), optimizer.safetensors
+                                   (with the schedule), random-R-of-N.safetensors of each process,
+                                   ledger.json, manifest.json; best and last are kept
 FOLDER/model/                      the finished student; its manifest.json is written first, and
                                    the folder gets its name only when everything is in it
 FOLDER/tiny-base/                  the random weights a tiny student started from
 """
 
+import contextlib
+import errno
 import json
 import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,6 +36,7 @@ from common.task import PROJECT_ROOT, TaskDefinition
 from student.progress import TrainingSummary
 
 WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 LEDGER = "ledger.json"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
@@ -152,12 +157,17 @@ def newest_checkpoint(folder: Path, expected: str) -> Path | None:
     """
     The newest complete checkpoint of the training with identity `expected`.
 
-    Checkpoints of another training (other data or config) are removed: they would mix.
+    Checkpoints of another training (other data or config) are removed: they would mix; so are those
+    of earlier versions, which kept the optimizer as a pickle.
     """
     for staging in folder.glob(".writing*"):
         shutil.rmtree(staging, ignore_errors=True)
     checkpoints = complete_checkpoints(folder)
-    strangers = [c for c in checkpoints if read_manifest(c).identity != expected]
+    strangers = [
+        c
+        for c in checkpoints
+        if not (c / OPTIMIZER).is_file() or read_manifest(c).identity != expected
+    ]
     for stranger in strangers:
         logger.info("removing %s: it belongs to another training", stranger.name)
         shutil.rmtree(stranger)
@@ -175,7 +185,7 @@ def prune(folder: Path, keep_steps: Iterable[int]) -> None:
 
 def publish(staging: Path, final: Path) -> None:
     """Give a folder its name once all its bytes are on disk. Raises DiskFull."""
-    try:
+    with room_for(final):
         for file in staging.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
@@ -183,12 +193,18 @@ def publish(staging: Path, final: Path) -> None:
         if final.exists():
             shutil.rmtree(final)
         os.replace(staging, final)
-    except OSError as error:
-        raise disk_error(error, final) from error
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """DiskFull for a full disk, else the error itself."""
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return DiskFull(f"the disk is full: '{path}' could not be written; free space and retry.")
-    return error
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say DiskFull where writing `path` fails for want of room, whichever library says so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors and shutil tell it in words alone
+        if full or os.strerror(errno.ENOSPC) in str(error) or "os error 28" in str(error):
+            raise DiskFull(
+                f"the disk is full: '{path}' could not be written; free space and retry."
+            ) from error
+        raise

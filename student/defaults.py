@@ -1,6 +1,6 @@
 """Hyper-parameters per kind of student, each with its source: the one place they stand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.config.student import TINY, StudentConfig
@@ -19,6 +19,7 @@ class Hyperparameters:
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     fresh_learning_rate_factor: float = 1.0
     row_tokens: int = 256
+    gradient_checkpointing: bool = False
 
 
 # Hsieh et al. 2023, run.py: lr 5e-5; the schedule is the Trainer's linear one. T5's own guide asks
@@ -32,6 +33,8 @@ CLASSIFIER = Hyperparameters(5e-5, 0.1, "linear", 0.01, 16)
 # Dettmers et al. 2023 (QLoRA), table 9: 2e-4 for 7B and 13B; warm-up 3 %; Hu et al. 2022: cosine
 # is as good as linear. The paged optimizer only where there is a GPU to page from.
 LORA = Hyperparameters(2e-4, 0.03, "cosine", 0.0, 8, optimizer="paged_adamw_8bit")
+# QLoRA's own code (qlora.py) checkpoints: room is why one trains in 4 bits.
+QUANTIZED = replace(LORA, gradient_checkpointing=True)
 # Random weights have nothing to lose: a rate ten times that of fine-tuning.
 TINY_RANDOM = Hyperparameters(1e-3, 0.06, "linear", 0.0, 16)
 
@@ -50,9 +53,9 @@ def hyperparameters(student: StudentConfig, training: TrainingConfig) -> Hyperpa
 
 def _defaults(student: StudentConfig) -> Hyperparameters:
     if student.model == TINY:
-        return TINY_RANDOM
+        return replace(TINY_RANDOM, gradient_checkpointing=student.quantization is not None)
     if student.lora:
-        return LORA
+        return QUANTIZED if student.quantization else LORA
     match student.architecture:
         case "seq2seq":
             return SEQ2SEQ

@@ -12,7 +12,7 @@ from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
 from common.task import TaskDefinition
 from student.calibration import Calibration, write_calibration
-from student.checkpoint import MANIFEST, Manifest, publish
+from student.checkpoint import MANIFEST, Manifest, publish, room_for
 from student.defaults import Hyperparameters
 from student.memory import parameter_counts, peak_memory_bytes
 from student.models.load import LoadedStudent
@@ -66,6 +66,19 @@ def write_model(
     job: Training, loaded: LoadedStudent, summary: TrainingSummary, calibration: Calibration
 ) -> None:
     staging, final = job.folder / ".model.writing", job.folder / "model"
+    with room_for(final):
+        _write(job, loaded, summary, calibration, staging)
+    publish(staging, final)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+
+def _write(
+    job: Training,
+    loaded: LoadedStudent,
+    summary: TrainingSummary,
+    calibration: Calibration,
+    staging: Path,
+) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     model: Any = loaded.module.model
     loaded.core.config.use_cache = True
@@ -86,5 +99,3 @@ def write_model(
     text = json.dumps(manifest.model_dump(mode="json"), indent=1)
     (staging / MANIFEST).write_text(text, encoding="utf-8")
     write_calibration(staging, calibration)
-    publish(staging, final)
-    shutil.rmtree(job.checkpoints, ignore_errors=True)

@@ -162,7 +162,7 @@ def _load(job: Training) -> tuple[LoadedStudent, torch.device]:
     set_seed(job.training.seed or 0)
     plan = Plan(
         compute=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
-        checkpointing=job.training.gradient_checkpointing,
+        checkpointing=job.parameters.gradient_checkpointing,
         row_tokens=job.parameters.row_tokens,
         device=device,
     )

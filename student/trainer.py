@@ -16,22 +16,23 @@ from typing import Any, cast
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from common.errors import StudentError
 from student.checkpoint import (
     MANIFEST,
-    disk_error,
     last_good,
     load_trained,
     prune,
     publish,
+    room_for,
     save_trained,
 )
 from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
 from student.memory import is_out_of_memory, out_of_memory_sentence, peak_memory_bytes
+from student.resume import SafetensorsTrainer
 from student.sampling import PooledSampler, micro_batches
 from student.steps import (
     Examples,
@@ -47,7 +48,7 @@ from student.steps import (
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
-class StepByStepTrainer(Trainer):
+class StepByStepTrainer(SafetensorsTrainer):
     """Trains a StudentModule on EncodedExamples; see the module docstring."""
 
     def __init__(
@@ -283,14 +284,12 @@ class StepByStepTrainer(Trainer):
         now = time.monotonic()
         self.ledger.seconds += now - self._clock
         self._clock = now
-        try:
+        with room_for(root / name):
             super()._save_checkpoint(model, trial)
             if not self.args.should_save:
                 return
             staging = root / ".writing" / name
             self.ledger.save(staging)
             (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
-        except OSError as error:
-            raise disk_error(error, root / name) from error
         publish(staging, root / name)
         prune(root, {self.state.global_step, self.ledger.best_step or -1})

@@ -69,7 +69,7 @@ class TrainingConfig(Section):
     micro_batch_size: int | None = Field(default=None, gt=0)
     precision: Literal["float32", "bf16"] = "float32"
     optimizer: Literal["adamw", "paged_adamw_8bit"] | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     evaluations: int = Field(default=6, ge=0)
     patience: int = Field(default=3, gt=0)
     min_improvement: float = Field(default=0.001, ge=0)

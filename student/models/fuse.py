@@ -1,5 +1,7 @@
 """The same functions at less cost."""
 
+from typing import Any, cast
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
@@ -35,7 +37,7 @@ def quicken(module: nn.Module) -> None:
             part.__class__ = quicker
         if isinstance(part, PreTrainedModel):
             quicken_attention(part)
-            quicken_head(part.get_output_embeddings())
+            quicken_head(cast(Any, part).get_output_embeddings())
 
 
 def quicken_head(head: nn.Module | None) -> None:

@@ -60,7 +60,9 @@ class _Head(torch.autograd.Function):
         first = weight.grad is None
         if first:
             weight.grad = torch.empty_like(weight)
-        for part, kept in zip(rows.split(_ROWS, dim=1), weight.grad.split(_ROWS), strict=True):
+        for part, kept in zip(
+            torch.split(rows, _ROWS, dim=1), torch.split(weight.grad, _ROWS), strict=True
+        ):
             found = part.T @ seen
             kept.copy_(found) if first else kept.add_(found)
         return (gradient @ table).to(states.dtype), None, None

@@ -42,7 +42,7 @@ class _TokenLogs(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, wanted: Tensor) -> Tensor:
         ctx.save_for_backward(logits, wanted)
         size = _rows(logits)
-        parts = zip(logits.split(size), wanted.split(size), strict=True)
+        parts = zip(torch.split(logits, size), torch.split(wanted, size), strict=True)
         return torch.cat(
             [
                 torch.log_softmax(row, -1, dtype=_sums(logits)).gather(-1, token[:, None])[:, 0]
