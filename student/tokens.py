@@ -36,7 +36,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     except Exception as error:  # tokenizers raises bare Exceptions for damaged files
         raise StudentError(
             f"student.model: no tokenizer could be read from '{source}' "
-            f"({type(error).__name__}: {_first_line(error)}); expected tokenizer files beside the "
+            f"({type(error).__name__}: {first_line(error)}); expected tokenizer files beside the "
             "weights, or set student.tokenizer to a folder or hub name that has them."
         ) from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
@@ -51,7 +51,8 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     return tokenizer  # type: ignore[no-any-return]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough for our own sentence."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else "no reason given"
 

@@ -1,5 +1,6 @@
 """LoRA adapters (Hu et al. 2022) and NF4 base weights (Dettmers et al. 2023, QLoRA)."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from common.config.student import LoraSection, StudentConfig
 from common.errors import ConfigError
+from student.models.load import HEADS
 from student.quiet import outdated_calls_forgiven
+from student.tokens import first_line
 
 TASKS = {
     "seq2seq": TaskType.SEQ_2_SEQ_LM,
@@ -61,13 +64,17 @@ def prepare_quantized(model: Any, compute: torch.dtype, checkpointing: bool) -> 
 
 
 def add_lora(model: Any, lora: LoraSection, student: StudentConfig) -> Any:
-    """Wrap the model with trainable adapters. Raises ConfigError for targets it does not have."""
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    strangers = [] if lora.targets == "all-linear" else sorted(set(lora.targets) - names)
-    if strangers:
+    """
+    Wrap the model with trainable adapters.
+
+    Raises ConfigError for targets it does not have or that take none, and for a rank above them.
+    """
+    targets = _targets(model, lora)
+    name, narrowest = min(targets.items(), key=lambda item: min(item[1]))
+    if lora.rank > min(narrowest):
         raise ConfigError(
-            f"student.lora.targets: the model has no layers named {', '.join(strangers)}; "
-            f"it has {', '.join(sorted(n for n in names if n and not n.isdigit()))}."
+            f"student.lora.rank: {lora.rank} is more than a layer it is for can use: {name} is "
+            f"{narrowest[0]} by {narrowest[1]}; expected at most {min(narrowest)}."
         )
     config = LoraConfig(
         task_type=TASKS[student.architecture],
@@ -77,5 +84,52 @@ def add_lora(model: Any, lora: LoraSection, student: StudentConfig) -> Any:
         target_modules=lora.targets,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),  # GPT-2's layers
     )
-    with outdated_calls_forgiven():
-        return get_peft_model(model, config)
+    try:
+        with outdated_calls_forgiven():
+            return get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"student.lora: peft cannot put adapters on {lora.targets} of this model "
+            f"({type(error).__name__}: {first_line(error)}); expected the names of linear layers, "
+            "or all-linear."
+        ) from error
+
+
+def _targets(model: Any, lora: LoraSection) -> dict[str, tuple[int, int]]:
+    """The sizes of the layers that adapters are for, by name. Raises ConfigError."""
+    parts = {name: part for name, part in model.named_modules() if name}
+    takes = {name: sizes for name, part in parts.items() if (sizes := _sizes(part))}
+    if lora.targets == "all-linear":  # peft leaves out what gives the answer, and so does this
+        out = model.get_output_embeddings()
+        inner = [n for n in takes if parts[n] is not out and not set(n.split(".")) & set(HEADS)]
+        return {n: takes[n] for n in inner if isinstance(parts[n], torch.nn.Linear | Conv1D)}
+    for target in lora.targets:
+        _require_target(target, parts, takes.keys())
+    return {n: sizes for n, sizes in takes.items() if _last(n) in lora.targets}
+
+
+def _require_target(target: str, parts: Mapping[str, Any], takes: Collection[str]) -> None:
+    named = [name for name in parts if _last(name) == target]
+    known = ", ".join(sorted({_last(name) for name in takes}))
+    if not named:
+        raise ConfigError(
+            f"student.lora.targets: the model has no layers named {target}; it has {known}."
+        )
+    if unfit := [name for name in named if name not in takes]:
+        raise ConfigError(
+            f"student.lora.targets: '{target}' is a {type(parts[unfit[0]]).__name__}, which takes "
+            f"no adapter; expected some of {known}."
+        )
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _sizes(part: Any) -> tuple[int, int] | None:
+    """Width in and out of a layer that multiplies by a matrix, None for any other."""
+    if isinstance(part, torch.nn.Linear):  # of 4-bit weights the stored shape says nothing
+        return part.in_features, part.out_features
+    weight = getattr(part, "weight", None)
+    fits = isinstance(weight, torch.Tensor) and weight.dim() > 1
+    return (weight.shape[0], weight.shape[1]) if fits and weight is not None else None

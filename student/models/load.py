@@ -17,14 +17,15 @@ from transformers import (
 from common.config.student import StudentConfig
 from common.errors import StudentError
 from common.task import TaskDefinition
-from student.encoding import TaskTokens
+from student.encoding import Encoder, TaskTokens
 from student.models.causal import CausalStudent
 from student.models.classifier import ClassifierStudent
 from student.models.fuse import quicken
+from student.models.limits import require_known_tokens, require_positions
 from student.models.seq2seq import Seq2SeqStudent
 from student.models.warm_start import is_encoder_alone, warm_start
 from student.quiet import quiet_libraries
-from student.tokens import add_start_tokens, load_tokenizer, start_tokens
+from student.tokens import add_start_tokens, first_line, load_tokenizer, start_tokens
 
 DROPOUTS = (
     "dropout_rate",
@@ -80,9 +81,12 @@ def load_student(
 
     Raises StudentError where it is no model, lacks weights or knows other labels.
     """
+    read_config(source, config.revision)  # first: of a missing folder, no tokenizer is missed
     tokenizer = load_tokenizer(config.tokenizer or source, config.revision)
     model, fresh = load_weights(config, task, source, plan)
+    require_known_tokens(config, model, tokenizer)
     tokens = _task_tokens(config, model, tokenizer)
+    require_positions(config, model, Encoder(config, task, tokenizer, tokens))
     if plan.checkpointing and not config.quantization:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if config.lora:
@@ -139,8 +143,8 @@ def load_weights(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student.model: '{source}' could not be loaded as {config.architecture} "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}); "
-            "expected a transformers model of that kind."
+            f"({type(error).__name__}: {first_line(error)}); expected a transformers model of "
+            "that kind."
         ) from error
     if config.quantization:
         from student.models.adapters import keep_differentiable
@@ -159,10 +163,11 @@ def read_config(source: str, revision: str | None) -> Any:
     """A model's config. Raises StudentError for a folder or name that is no model."""
     try:
         return AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what a config.json holds is checked by errors of many classes
         raise StudentError(
             f"student.model: '{source}' is no model folder or reachable hub name "
-            f"({type(error).__name__}); expected a folder with config.json and safetensors weights."
+            f"({type(error).__name__}: {first_line(error)}); expected a folder with config.json "
+            "and safetensors weights."
         ) from error
 
 
