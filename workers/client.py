@@ -15,13 +15,15 @@ from workers.jobs import Jobs
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run
 from workers.services import Settings, connect
-from workers.stack import ensure_stack, running_stack, stop_stack
+from workers.stack import ensure_stack, is_owned, running_stack, stop_stack
 from workers.store import store_of
 
 if TYPE_CHECKING:
     import redis
 
     from workers.desk import Desk
+
+LOOK_SECONDS = 10.0
 
 
 class Client:
@@ -57,10 +59,19 @@ class Client:
         return run
 
     def follow(self, job_id: str, show: Callable[[Job], None], poll_seconds: float = 0.25) -> Job:
-        """Call `show` with every change of the job until it ends."""
+        """
+        Call `show` with every change of the job until it ends.
+
+        An embedded stack that was killed is started again: nobody else would.
+        """
         last: Job | None = None
+        looked_at = time.monotonic()
         while True:
-            job = self.jobs.with_pace(self.jobs.get(job_id))
+            if self.embedded and time.monotonic() - looked_at > LOOK_SECONDS:
+                looked_at = time.monotonic()
+                if not is_owned(self.settings):
+                    ensure_stack(self.settings)
+            job = self._look(job_id)
             if job != last:
                 show(job)
                 last = job
@@ -69,6 +80,17 @@ class Client:
                     store.fetch(job_id)
                 return job
             time.sleep(poll_seconds)
+
+    def _look(self, job_id: str) -> Job:
+        import redis
+
+        try:
+            return self.jobs.with_pace(self.jobs.get(job_id))
+        except redis.ConnectionError:
+            if not self.embedded:
+                raise
+            ensure_stack(self.settings)
+            return self.jobs.with_pace(self.jobs.get(job_id))
 
     def close(self) -> None:
         """Stop the embedded stack unless another job needs it."""

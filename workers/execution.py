@@ -4,15 +4,17 @@ import logging
 import os
 import socket
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from common.config import ComparisonConfig, JobConfig, RunConfig
-from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError
+from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError, StudentBusy
 from workers.desk import Desk
 from workers.graph import Stage, is_done, stages_of, wanted_fingerprints
 from workers.job_records import Fault, StageRecord, State
 from workers.leases import Lease
+from workers.orphans import Parent
 from workers.run_directory import RunDirectory, open_job
 from workers.stages import run_stage
 from workers.stages.context import Report, StageContext
@@ -21,6 +23,7 @@ from workers.submitting import advance, chunk_count, fetch_compared
 logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 5
+SOON_SECONDS = 2.0
 
 
 class _CallAgain(Exception):
@@ -114,7 +117,7 @@ def _compare(desk: Desk, run: RunDirectory, config: ComparisonConfig, report: Re
 def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> bool:
     """Whether the whole stage is finished, not only this chunk of it."""
     if stage.verb == "train":
-        desk.fetch_checkpoints(context.run, stage.system)
+        return _train(desk, context, stage)
     if chunk is None:
         again = run_stage(context, stage)
         if again is not None:
@@ -129,6 +132,28 @@ def _do(desk: Desk, context: StageContext, stage: Stage, chunk: int | None) -> b
         return False
     desk.fetch(run.run_id)
     return all_chunks_done(context)
+
+
+def _train(desk: Desk, context: StageContext, stage: Stage) -> bool:
+    """
+    Whether it is finished. It is handed back, to be called again, by a worker that is left alone or
+    while a process without a lease, a local run or one that is dying, trains in the same folder.
+    """
+    parent = Parent()
+    desk.fetch_checkpoints(context.run, stage.system)
+    stops = replace(context, cancelled=lambda: parent.gone() or context.cancelled())
+    try:
+        run_stage(stops, stage)
+    except StudentBusy as busy:
+        logger.warning("%s of %s waits: %s", stage.name, context.run.run_id, busy)
+        _record(desk, context.run.run_id, stage, info={"note": str(busy)})
+        raise _CallAgain(SOON_SECONDS) from busy
+    except JobCancelled as stopped:
+        if context.cancelled():
+            raise
+        logger.warning("%s of %s is handed back: %s", stage.name, context.run.run_id, stopped)
+        raise _CallAgain(SOON_SECONDS) from stopped
+    return True
 
 
 def _look_again(desk: Desk, run_id: str, stage: Stage, seconds: float) -> None:

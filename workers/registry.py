@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from common.errors import ServiceError
 from common.records import Record
+from workers.orphans import note_orphaned
 
 if TYPE_CHECKING:
     import redis
@@ -52,6 +53,7 @@ def _beat(
 
     while True:
         if parent and os.getppid() != parent:
+            note_orphaned()
             os.kill(record.pid, signal.SIGTERM)
         try:
             _tell(client, record)

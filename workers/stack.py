@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluat
 PROCESSES = {"label": 4, "train": 1}
 LINGER_SECONDS = 30.0
 _NICENESS = 10
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 3, 0.01
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -86,9 +88,13 @@ class Stack:
                 return
 
     def stop(self, timeout_seconds: float = 20.0) -> None:
-        """Let each worker finish or hand back its task, then stop Redis."""
-        stop_all(self._children, timeout_seconds)
+        """
+        Let each worker finish or hand back its task, then stop Redis.
+
+        From the first moment nobody counts on it any more: a new stack waits for the end of this.
+        """
         address_file(self.settings).unlink(missing_ok=True)
+        stop_all(self._children, timeout_seconds)
         self.redis.stop()
 
     def _ask_to_stop(self, *_: object) -> None:
@@ -157,9 +163,8 @@ def ensure_stack(settings: Settings, timeout_seconds: float = 60.0) -> str:
 
     Raises ServiceError when it does not come up, naming its log.
     """
-    running = running_stack(settings)
-    if running and _all_listen(running):
-        return running
+    if ready := _ready(settings):
+        return ready
     settings.state.mkdir(parents=True, exist_ok=True)
     log_file = settings.state / "stack.log"
     with log_file.open("ab") as log:
@@ -171,15 +176,27 @@ def ensure_stack(settings: Settings, timeout_seconds: float = 60.0) -> str:
             stderr=log,
             start_new_session=True,
         )
+    threading.Thread(target=process.wait, daemon=True).start()  # it may end before us
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        running = running_stack(settings)
-        if running and _all_listen(running):
-            return running
+        if ready := _ready(settings):
+            return ready
         if process.poll() not in (None, 0):
             break
         time.sleep(0.1)
     raise ServiceError(f"the embedded stack did not start; its log is {log_file}.")
+
+
+def _ready(settings: Settings) -> str | None:
+    """Heartbeats alone prove nothing: those of killed workers are fresh for seconds."""
+    url = running_stack(settings)
+    return url if url and is_owned(settings) and _all_listen(url) else None
+
+
+def is_owned(settings: Settings) -> bool:
+    """Whether a process looks after the stack; its Redis outlives it and tells nothing."""
+    with only_one(settings) as free:
+        return not free
 
 
 def running_stack(settings: Settings) -> str | None:
@@ -194,6 +211,8 @@ def running_stack(settings: Settings) -> str | None:
 
 def stop_stack(settings: Settings, timeout_seconds: float = 30.0) -> None:
     """Stop this state folder's stack and wait until it is gone; not one that was told to stay."""
+    if not is_owned(settings):
+        return  # the process id that a killed one has left may be anybody's by now
     try:
         address = json.loads(address_file(settings).read_text())
         if address.get("keep"):
@@ -227,13 +246,18 @@ def _all_listen(url: str) -> bool:
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[bool]:
+    """Whether this process owns the stack for now; one who only looks has it for an instant."""
     with _lock_file(settings) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield any(_locked(stream) for _ in range(_LOCK_TRIES))
+
+
+def _locked(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_LOCK_PAUSE_SECONDS)
+        return False
+    return True
 
 
 def _lock_file(settings: Settings) -> IO[str]:

@@ -1,0 +1,146 @@
+"""A training that its worker cannot go on with is handed back, and nothing of it is lost."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from common.config import RunConfig, load_config
+from common.task import CONFIGS
+from student import alone
+from student.alone import alone_in
+from workers.desk import Desk
+from workers.display import note
+from workers.execution import execute
+from workers.graph import Stage
+from workers.job_records import StageRecord, State
+from workers.jobs import Jobs
+from workers.orphans import Parent
+from workers.pipeline import LocalRun
+from workers.run_directory import RunDirectory
+from workers.services import Settings, settings_from_environment
+from workers.submitting import submit
+
+TRAIN = "train:student"
+SMALL = [
+    "data.train_limit=40",
+    "data.test_limit=20",
+    "training.max_steps=6",
+    "training.evaluations=1",
+    "training.batch_size=8",
+    "student.tiny.hidden=32",
+    "student.tiny.feed_forward=64",
+]
+
+
+class Workplace:
+    """A run whose training has been sent; what is sent is noted, with its delay."""
+
+    def __init__(self, settings: Settings, client: redis.Redis, config: RunConfig):
+        self.sent: list[tuple[str, float]] = []
+        self.run: RunDirectory = done_alone(settings, config, "label")
+        self._desk = Desk(settings, client, self._send)
+        submit(self._desk, self.run, config, "train")
+        assert self.sent.pop() == (TRAIN, 0.0)
+
+    def _send(self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0) -> None:
+        self.sent.append((stage.name, countdown))
+
+    @property
+    def jobs(self) -> Jobs:
+        return self._desk.jobs
+
+    def deliver(self) -> StageRecord:
+        assert execute(self._desk, self.run.run_id, TRAIN)
+        record = self.jobs.stage(self.run.run_id, TRAIN)
+        assert record
+        return record
+
+
+def done_alone(settings: Settings, config: RunConfig, until: str) -> RunDirectory:
+    local = LocalRun(settings, config, until, lambda job: None)
+    local.execute()
+    return local.run
+
+
+def weights(run: RunDirectory) -> str:
+    file = run.system("student") / "model" / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return replace(settings_from_environment(), runs=tmp_path / "runs", threads=1)
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return load_config(CONFIGS / "demo.yaml", SMALL).model_copy(update={"baselines": {}})
+
+
+@pytest.fixture
+def place(settings: Settings, client: redis.Redis, config: RunConfig) -> Workplace:
+    return Workplace(settings, client, config)
+
+
+def test_a_worker_left_alone_hands_its_training_back_and_the_next_goes_on_from_there(
+    place: Workplace,
+    settings: Settings,
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    def gone_at_the_third_step(parent: Parent) -> bool:
+        asked.append(parent)
+        return len(asked) == 3
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parent, "gone", gone_at_the_third_step)
+        left = place.deliver()
+    handed_back = list(place.sent)
+    kept = [p.name for p in place.run.checkpoints("student").glob("checkpoint-*")]
+    job = place.jobs.get(place.run.run_id)
+    done = place.deliver()
+
+    assert (left.state, left.done) == (State.QUEUED, 3)
+    assert kept == ["checkpoint-3"]
+    assert [name for name, _ in handed_back] == [TRAIN]
+    assert not job.ended
+    assert done.state is State.DONE
+    undisturbed = done_alone(replace(settings, runs=tmp_path / "alone"), config, "train")
+    assert weights(place.run) == weights(undisturbed)
+
+
+def test_a_job_cancelled_while_its_worker_is_left_alone_is_cancelled(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone_and_cancelled(_: Parent) -> bool:
+        place.jobs.cancel(place.run.run_id)
+        return True
+
+    monkeypatch.setattr(Parent, "gone", gone_and_cancelled)
+
+    assert place.deliver().state is State.CANCELLED
+    assert place.sent == []
+
+
+def test_a_job_waits_for_a_local_run_that_trains_the_same_student(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "PATIENCE_SECONDS", 0.1)
+
+    with alone_in(place.run.system("student"), lambda: False):
+        waits = place.deliver()
+        job = place.jobs.get(place.run.run_id)
+    done = place.deliver()
+
+    assert waits.state is State.QUEUED
+    assert "is being trained by another process (pid " in note(waits)
+    assert (job.ended, job.fault) == (False, None)
+    assert [name for name, _ in place.sent] == [TRAIN]
+    assert done.state is State.DONE
