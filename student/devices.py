@@ -54,6 +54,18 @@ def local_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def visible_gpus(devices: int) -> list[str]:
+    """
+    The GPUs that a training on so many devices takes, by their own ids; none where it has CPUs.
+
+    The ids are the cards', whatever number CUDA_VISIBLE_DEVICES gives them in a process.
+    """
+    if not torch.cuda.is_available():
+        return []
+    count = min(devices, torch.cuda.device_count())
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in range(count)]
+
+
 def train_on_devices(
     *,
     student: StudentConfig,

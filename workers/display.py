@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from workers.job_records import Job, StageRecord, State
+from workers.job_records import WAITS, Job, StageRecord, State
 
 _MARK = {
     State.WAITING: "[dim]·[/]",
@@ -81,7 +81,8 @@ class _PlainLines:
         for stage in job.stages:
             tenth = 10 * stage.done // stage.total if stage.total else 0
             now = (stage.state, tenth if stage.state is State.RUNNING else 0)
-            if stage.state in (State.WAITING, State.QUEUED) or self._said.get(stage.name) == now:
+            silent = stage.state in (State.WAITING, State.QUEUED) and WAITS not in stage.info
+            if silent or self._said.get(stage.name) == now:
                 continue
             self._said[stage.name] = now
             counted = (

@@ -4,18 +4,22 @@ import logging
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError, StudentBusy
+from workers.computing import device_for_training, forget_threads, threads_of
 from workers.desk import Desk
 from workers.graph import Stage, is_done, stages_of, wanted_fingerprints
-from workers.job_records import Fault, StageRecord, State
+from workers.job_records import WAITS, Fault, StageRecord, State
 from workers.leases import Lease
 from workers.orphans import Parent
+from workers.registry import computes
 from workers.run_directory import RunDirectory, open_job
+from workers.services import compute_with
 from workers.stages import run_stage
 from workers.stages.context import Report, StageContext
 from workers.submitting import advance, chunk_count, fetch_compared
@@ -57,14 +61,45 @@ def _execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None) -> boo
         _finish(desk, run, config, stage)
         return True
     if desk.jobs.is_cancelled(run_id) and stage.verb != "batch":  # batches are paid: collect them
-        _record(desk, run_id, stage, state=State.CANCELLED)
+        _record(desk, run_id, stage, state=State.CANCELLED, info={})
         return True
     name = f"{run_id}:{stage_name}" + ("" if chunk is None else f":{chunk}")
     with Lease(desk.redis, name, desk.settings.lease_seconds) as lease:
-        if not lease.held:
+        return lease.held and _with_cores(desk, run, config, stage, chunk, lease)
+
+
+def _with_cores(
+    desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage, chunk: int | None, lease: Lease
+) -> bool:
+    """Work on this task's share of the host; False while a training's device is taken."""
+    if not computes([stage.queue]):
+        _work(desk, run, config, stage, chunk, lease)
+        return True
+    threads = threads_of(desk.redis, desk.settings, run.run_id, stage.name)
+    desk = replace(desk, settings=replace(desk.settings, threads=threads))
+    with _device(desk, config, stage) as wait:
+        if wait:
+            _say_waiting(desk, run.run_id, stage, wait)
             return False
+        compute_with(threads)
         _work(desk, run, config, stage, chunk, lease)
     return True
+
+
+def _device(desk: Desk, config: JobConfig, stage: Stage) -> AbstractContextManager[str | None]:
+    if stage.verb != "train" or isinstance(config, ComparisonConfig):
+        return nullcontext()
+    _, training = config.trained_systems[stage.system]
+    return device_for_training(desk.settings, training.devices)
+
+
+def _say_waiting(desk: Desk, run_id: str, stage: Stage, what: str) -> None:
+    """A lost worker's training stays `running`: begun anew, it is counted as lost."""
+    record = desk.jobs.stage(run_id, stage.name) or StageRecord(name=stage.name, title=stage.title)
+    if record.info.get(WAITS) != what:
+        logger.info("%s of %s waits %s", stage.name, run_id, what)
+        state = State.RUNNING if record.state is State.RUNNING else State.QUEUED
+        _record(desk, run_id, stage, state=state, info={**record.info, WAITS: what})
 
 
 def _work(
@@ -183,7 +218,11 @@ def _take_over(desk: Desk, run_id: str, stage: Stage, chunk: int | None) -> bool
             _fail(desk, run_id, stage, error, State.FAILED)
             return False
     started = record.started_at or time.time()
-    _record(desk, run_id, stage, state=State.RUNNING, started_at=started, worker=worker_name())
+    info = {name: value for name, value in record.info.items() if name != WAITS}
+    _record(
+        desk, run_id, stage,
+        state=State.RUNNING, started_at=started, worker=worker_name(), info=info,
+    )  # fmt: skip
     return True
 
 
@@ -217,6 +256,7 @@ def _finish(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> N
     desk.send_outputs(run.run_id)
     if stage.verb == "train":
         desk.drop_checkpoints(run, stage.system)
+        forget_threads(desk.redis, run.run_id, stage.name)
     desk.fetch(run.run_id)
     record = desk.jobs.stage(run.run_id, stage.name)
     if record and record.state is not State.DONE:

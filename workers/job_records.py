@@ -24,6 +24,7 @@ class State(StrEnum):
 
 
 ENDED = {State.DONE, State.FAILED, State.CANCELLED, State.PAUSED}
+WAITS = "waits"  # the figure that says what a queued stage waits for
 # of a labelling stage's counters, what stands beside its bar
 _TOLD = ("cached", "failed", "throttled", "usd")
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from common.errors import ServiceError
@@ -18,20 +19,26 @@ if TYPE_CHECKING:
 _BEAT_SECONDS = 2.0
 _PREFIX = "finstill:worker:"
 _HEARD = "finstill:heard:"
+_COMPUTING = {"train", "evaluate"}
 LATELY_SECONDS = 60.0  # a worker that was killed or restarted is back long before
 
 
 class WorkerRecord(Record):
-    """A worker process that is alive."""
+    """A worker that is alive, with so many processes (`concurrency`) for tasks."""
 
     name: str
     queues: list[str]
     pid: int
     started_at: float
+    concurrency: int = 1
 
 
 def announce(
-    client: "redis.Redis", queues: list[str], stop: threading.Event, parent: int | None = None
+    client: "redis.Redis",
+    queues: list[str],
+    stop: threading.Event,
+    parent: int | None = None,
+    concurrency: int = 1,
 ) -> threading.Thread:
     """
     Keep this worker's record alive until `stop` is set.
@@ -40,7 +47,9 @@ def announce(
     leave workers behind that fight its successor's for the cores.
     """
     name = f"{socket.gethostname()}:{os.getpid()}"
-    record = WorkerRecord(name=name, queues=queues, pid=os.getpid(), started_at=time.time())
+    record = WorkerRecord(
+        name=name, queues=queues, pid=os.getpid(), started_at=time.time(), concurrency=concurrency
+    )
     thread = threading.Thread(target=_beat, args=(client, record, stop, parent), daemon=True)
     thread.start()
     return thread
@@ -79,6 +88,20 @@ def living_workers(client: "redis.Redis") -> list[WorkerRecord]:
     values = cast("list[bytes | None]", client.mget(keys)) if keys else []
     found = [WorkerRecord.model_validate(json.loads(value)) for value in values if value]
     return sorted(found, key=lambda record: record.name)
+
+
+def computes(queues: Iterable[str]) -> bool:
+    """Whether a worker of these queues trains or evaluates, which takes all cores it gets."""
+    return not _COMPUTING.isdisjoint(queues)
+
+
+def computing_processes(client: "redis.Redis") -> int:
+    """How many processes of this host's workers may train or evaluate at the same time."""
+    return sum(
+        worker.concurrency
+        for worker in living_workers(client)
+        if computes(worker.queues) and worker.name.rpartition(":")[0] == socket.gethostname()
+    )
 
 
 def require_workers(client: "redis.Redis", queues: set[str], or_lately: bool = False) -> None:

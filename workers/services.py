@@ -1,6 +1,7 @@
 """The composition root: the only module that reads the environment."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ class Settings:
 
     `redis_url` None: an embedded server is used. `visibility_seconds`: after how long an
     unacknowledged task is offered again; `lease_seconds`: how long a silent worker keeps its task.
+    `threads`: how many a process computes with; `divides_cores`: nobody set them, so that they are
+    all cores, which the host's workers divide among themselves (workers/computing.py).
     `store`: where hosts without a common runs folder mirror their runs, as fsspec spells it;
     `store_secret` is known only to be kept out of what is shown;
     `parent`: the process that started this worker and without which it must not go on.
@@ -27,6 +30,7 @@ class Settings:
     runs: Path
     state: Path
     threads: int
+    divides_cores: bool = False
     visibility_seconds: int = 20
     lease_seconds: float = 10.0
     anthropic_api_key: str | None = None
@@ -55,6 +59,7 @@ def settings_from_environment() -> Settings:
         runs=Path(env.get("FINSTILL_RUNS") or "runs").resolve(),
         state=Path(env.get("FINSTILL_STATE") or ".finstill").resolve(),
         threads=int(env.get("FINSTILL_THREADS") or usable_cores()),
+        divides_cores=not env.get("FINSTILL_THREADS"),
         visibility_seconds=int(env.get("FINSTILL_VISIBILITY_SECONDS") or 20),
         lease_seconds=float(env.get("FINSTILL_LEASE_SECONDS") or 10),
         anthropic_api_key=env.get("ANTHROPIC_API_KEY") or None,
@@ -85,6 +90,17 @@ def apply_thread_environment(settings: Settings) -> None:
     """Set it for this process, where the user has not set it."""
     for name, value in thread_environment(settings.threads).items():
         os.environ.setdefault(name, value)
+
+
+def compute_with(threads: int) -> None:
+    """
+    Let this process and those it starts compute with so many threads from now on.
+
+    By the environment where torch is not imported yet, otherwise by telling torch as well.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 def usable_cores() -> int:

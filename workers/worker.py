@@ -9,8 +9,8 @@ from celery.signals import worker_ready, worker_shutdown
 
 from workers.celery_app import app, settings
 from workers.logs import log_as
-from workers.registry import announce
-from workers.services import connect
+from workers.registry import announce, computes, computing_processes
+from workers.services import compute_with, connect
 
 _BACKENDS = ("workers.stages.labels", "teacher.backends.claude", "teacher.backends.vllm")
 # a line a task received, a line a request: at the service's limit that is much of the work
@@ -28,10 +28,12 @@ def run_worker(
     client = connect(settings.redis_url or "")
     if "label" in queues:
         _import_before_the_fork()
+    if settings.divides_cores and computes(queues):  # before a task's process imports torch
+        compute_with(max(1, settings.threads // (concurrency + computing_processes(client))))
     stop = threading.Event()
 
     def ready(**_: object) -> None:
-        announce(client, list(queues), stop, settings.parent)
+        announce(client, list(queues), stop, settings.parent, concurrency)
 
     def leave(**_: object) -> None:
         stop.set()

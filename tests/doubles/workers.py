@@ -52,11 +52,12 @@ class Workers:
         }
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, queues: str = EVERY_QUEUE) -> subprocess.Popen[bytes]:
+    def start(self, queues: str = EVERY_QUEUE, concurrency: int = 1) -> subprocess.Popen[bytes]:
         """One more worker, which listens a moment later."""
+        command = [sys.executable, "-m", "workers", "worker", "--queues", queues]
         with (self._folder / f"{queues}-{len(self._running)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers", "worker", "--queues", queues],
+                [*command, "--concurrency", str(concurrency)],
                 cwd=PROJECT_ROOT,
                 env=self._environment,
                 stdout=log,
