@@ -1,5 +1,6 @@
 """How cores and devices are shared by the workers of a host."""
 
+import io
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from rich.console import Console
 
 from common.config import RunConfig, load_config
 from common.errors import ServiceError
@@ -20,7 +22,7 @@ from common.task import CONFIGS, PROJECT_ROOT
 from tests.doubles.workers import Workers, own_redis, wait_until
 from workers.client import Client
 from workers.computing import core_names, forget_threads, held, threads_of
-from workers.display import note
+from workers.display import JobDisplay, note
 from workers.job_records import Job, StageRecord, State
 from workers.registry import WorkerRecord, computing_processes, living_workers
 from workers.services import Settings, settings_from_environment, usable_cores
@@ -241,3 +243,20 @@ def test_a_worker_without_a_number_of_threads_shares_the_cores_among_its_process
     finally:
         workers.stop_all()
         client.close()
+
+
+def test_a_screen_without_bars_says_once_what_a_stage_waits_for() -> None:
+    screen = io.StringIO()
+    display = JobDisplay(Console(file=screen, width=200))
+    stages = [
+        StageRecord(name="train:a", title="Train a", state=State.QUEUED,
+                    info={"waits": "for the device: another training has the GPU on north"}),
+        StageRecord(name="train:b", title="Train b", state=State.QUEUED),
+    ]  # fmt: skip
+    job = Job(id="r", kind="train", created_at=0, state=State.RUNNING, stages=stages)
+
+    display(job)
+    display(job)
+
+    wanted = "Train a: queued waits for the device: another training has the GPU on north\n"
+    assert screen.getvalue() == wanted

@@ -10,7 +10,13 @@ from workers.services import settings_from_environment
 
 @click.command(name="worker")
 @click.option("--queues", default=",".join(QUEUES), show_default=True, help="What to listen to.")
-@click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1, 256))
+@click.option(
+    "--concurrency",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes. Those that train or evaluate divide the cores, unless FINSTILL_THREADS is set.",
+)
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"])
 )
