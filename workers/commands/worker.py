@@ -15,7 +15,7 @@ from workers.services import settings_from_environment
     default=1,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Processes. Those that train or evaluate divide the cores, unless FINSTILL_THREADS is set.",
+    help="Processes; those that train or evaluate divide the cores unless FINSTILL_THREADS is set.",
 )
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"])
