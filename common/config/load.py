@@ -13,6 +13,7 @@ from common.config.run import RunConfig
 from common.errors import ConfigError, InputError
 
 _PATHS = (("data", "path"), ("data", "test_path"), ("teacher", "answers"))
+_MODELS = {"model", "tokenizer"}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -20,7 +21,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Read a run's YAML and apply `key=value` overrides (values are read as YAML).
 
     Relative paths in the file are relative to the file's folder, those in overrides to
-    the current folder.
+    the current folder. A student's model is a path where there is such a folder, else a hub name.
     Raises InputError when the file cannot be read and ConfigError with all its faults.
     """
     tree = _anchored(read_tree(path), path.resolve().parent)
@@ -94,7 +95,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if isinstance(node, list):
         node[_position(override, last, node)] = value
     else:
-        node[last] = _absolute(value, Path.cwd()) if _is_path(key.split(".")) else value
+        node[last] = _anchored_value(key.split("."), value, Path.cwd())
 
 
 def _position(override: str, part: str, items: list[Any]) -> int:
@@ -111,7 +112,27 @@ def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     for teacher in tree.get("teachers") or []:
         if isinstance(teacher, dict) and "answers" in teacher:
             teacher["answers"] = _absolute(teacher["answers"], folder)
+    baselines = tree.get("baselines")
+    for part in (tree, *(baselines.values() if isinstance(baselines, dict) else ())):
+        student = part.get("student") if isinstance(part, dict) else None
+        if isinstance(student, dict):
+            found = {key: student[key] for key in _MODELS & student.keys()}
+            student |= {key: _model(value, folder, Path.cwd()) for key, value in found.items()}
     return tree
+
+
+def _anchored_value(key: Sequence[str], value: Any, folder: Path) -> Any:
+    if len(key) > 1 and key[-2] == "student" and key[-1] in _MODELS:
+        return _model(value, folder)
+    return _absolute(value, folder) if _is_path(key) else value
+
+
+def _model(value: Any, *folders: Path) -> Any:
+    """A hub name as it is; a folder absolute: whoever trains may stand elsewhere."""
+    if not isinstance(value, str) or not value or Path(value).is_absolute():
+        return value
+    found = (folder / Path(value).expanduser() for folder in folders)
+    return next((str(path.resolve()) for path in found if path.is_dir()), value)
 
 
 def _is_path(key: Sequence[str]) -> bool:

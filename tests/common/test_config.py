@@ -161,3 +161,29 @@ def test_adapters_on_no_layer_at_all_are_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"lora.targets.*should have at least 1 item"):
         validate_config({**MINIMAL, "student": student, "training": {"labels": "gold"}}, "l.yaml")
+
+
+def test_a_students_folder_is_made_absolute_and_a_hub_name_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers stand in another folder than whoever submits."""
+    for folder in ("beside/a", "here/b", "here/owner/c"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    text = (
+        "{name: x, task: sentiment, data: {kind: fpb, path: fpb}, training: {labels: gold},"
+        " student: {architecture: causal, model: a, tokenizer: owner/c},"
+        " baselines: {one: {kind: student, training: {labels: gold},"
+        " student: {architecture: causal, model: owner/name}}}}"
+    )
+    path = written(tmp_path / "beside", text)
+
+    student, _ = load_config(path).trained_systems["student"]
+    one, _ = load_config(path).trained_systems["one"]
+    turned = load_config(path, ["student.model=./b", "baselines.one.student.model=owner/other"])
+
+    assert student.model == str(tmp_path / "beside" / "a")
+    assert student.tokenizer == str(tmp_path / "here" / "owner" / "c")
+    assert one.model == "owner/name"
+    assert turned.trained_systems["student"][0].model == str(tmp_path / "here" / "b")
+    assert turned.trained_systems["one"][0].model == "owner/other"
