@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from common.config import JobConfig
 from common.errors import FinstillError, ServiceError
+from workers.foresight import require_trainable_students, trains_here
 from workers.graph import QUEUES
 from workers.job_records import Job, State
 from workers.jobs import Jobs
@@ -48,15 +49,22 @@ class Client:
         comparison.
 
         The same config is the same run: what it finished before is not done again.
-        Raises ServiceError when a queue has no worker.
+        Raises ServiceError when a queue has no worker, UsageError for a student that cannot be
+        trained.
         """
         from workers.submitting import submit
 
         if not self.embedded:
             require_workers(self.redis, set(QUEUES))
+        self.look_ahead(config, until)
         run = create_run(self.settings.runs, config)
         submit(self._desk, run, config, until)
         return run
+
+    def look_ahead(self, config: JobConfig, until: str = "report") -> None:
+        """Raises UsageError for a run with a student that cannot be trained."""
+        here = self.embedded or trains_here(self.redis)
+        require_trainable_students(config, until, here=here)
 
     def follow(self, job_id: str, show: Callable[[Job], None], poll_seconds: float = 0.25) -> Job:
         """

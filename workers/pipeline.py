@@ -8,6 +8,7 @@ from common.config import RunConfig
 from common.errors import FinstillError
 from common.task import load_task
 from workers.corrections import Corrections
+from workers.foresight import require_trainable_students
 from workers.graph import Stage, fingerprint, is_done, stages_until
 from workers.job_records import Fault, Job, StageRecord, State
 from workers.run_directory import RunDirectory, create_run
@@ -22,6 +23,7 @@ class LocalRun:
     """Runs the stages one after the other and shows them as a job would be shown."""
 
     def __init__(self, settings: Settings, config: RunConfig, until: str, show: Show):
+        require_trainable_students(config, until, here=True)
         self.config = config
         self.run: RunDirectory = create_run(settings.runs, config)
         corrections = Corrections(settings.runs / ".corrections")

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from common.config import load_config
-from common.errors import ConfigError
+from common.errors import ConfigError, FinstillError
 from common.evaluation.comparison import Comparison
 from common.fingerprint import digest
 from workers.client import Client, raise_for
@@ -40,7 +40,12 @@ def curve(
     places = curve_places(resolved, _shares(fractions), seeds, line)
     console = Console()
     client = Client(settings_from_environment())
-    runs = [client.submit(place.config) for place in places]
+    try:
+        client.look_ahead(resolved)  # a system may stand in the last run alone
+        runs = [client.submit(place.config) for place in places]
+    except FinstillError:
+        client.close()
+        raise
     try:
         _follow(client, console, places, runs)
     except KeyboardInterrupt:
