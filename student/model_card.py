@@ -141,7 +141,7 @@ def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         yield from (f"- Teacher {line}" for line in facts.teachers)
     how = (
         f"step by step (Hsieh et al. 2023), rationale weight {training.rationale_weight:g}"
-        if training.rationale_weight
+        if training.teaches_rationales(manifest.student.architecture)
         else "labels only"
     )
     steps = f", {summary.steps:,} steps, {summary.examples_seen:,} examples seen" if summary else ""

@@ -67,9 +67,8 @@ class Predictor:
     @property
     def explains(self) -> bool:
         """Whether it can write rationales: it has learnt them, and this form of it generates."""
-        training = self.manifest.training
-        learnt = training.rationale_weight > 0 and training.labels == "teacher"
-        return learnt and self._runtime.generates
+        student, training = self.manifest.student, self.manifest.training
+        return training.teaches_rationales(student.architecture) and self._runtime.generates
 
     def scores(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
         """(texts, labels): log-probabilities as the student gives them, not calibrated."""

@@ -85,6 +85,11 @@ class TrainingConfig(Section):
     devices: int = Field(default=1, gt=0)
     seed: Seed | None = None
 
+    def teaches_rationales(self, architecture: str) -> bool:
+        """Whether it is step by step at all: gold has no rationales, a classifier learns none."""
+        learnt = self.rationale_weight > 0 and self.labels == "teacher"
+        return learnt and architecture != "classifier"
+
     @model_validator(mode="after")
     def _shared_evenly(self) -> Self:
         if over := self.batch_size % self.devices:

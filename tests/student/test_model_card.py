@@ -202,3 +202,16 @@ def test_gold_labels_and_missing_results_are_said(
     assert "Teacher claude" not in card
     assert "Not evaluated." in card
     assert "labels only" in card
+
+
+def test_only_what_learnt_reasons_is_called_step_by_step(
+    make_manifest: Callable[..., Manifest], tiny: Callable[..., StudentConfig]
+) -> None:
+    def method(student: StudentConfig | None = None, **training: Any) -> str:
+        card = render_model_card(facts(), make_manifest(student, **training), EXPORT)
+        return next(line for line in card.splitlines() if line.startswith("- Method: "))
+
+    assert "step by step" in method()
+    assert "labels only" in method(rationale_weight=0)
+    assert "labels only" in method(labels="gold")
+    assert "labels only" in method(tiny("classifier", "bert"))

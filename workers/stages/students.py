@@ -138,8 +138,8 @@ def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) 
 
 def explains(context: StageContext, name: str) -> bool:
     """Whether the system was trained on rationales."""
-    _, training = context.config.trained_systems[name]
-    return training.rationale_weight > 0 and training.labels == "teacher"
+    student, training = context.config.trained_systems[name]
+    return training.teaches_rationales(student.architecture)
 
 
 def _card(context: StageContext, name: str, texts: int, seconds: float) -> SystemCard:
@@ -185,12 +185,17 @@ def _title(context: StageContext, name: str) -> str:
         return f"TF-IDF + logistic regression ({baseline.labels} labels)"
     if isinstance(baseline, TrainedBaseline) and baseline.title:
         return baseline.title
-    student, training = context.config.trained_systems[name]
+    student, _ = context.config.trained_systems[name]
     family = student.tiny.family.upper().replace("LLAMA", "Llama") if student.tiny else ""
     what = f"{family} (tiny)" if student.tiny else _short(student.model)
-    how = "step by step" if training.rationale_weight else "labels only"
+    how = "step by step" if _has_learnt_reasons(context, name) else "labels only"
     parts = [what, student.quantization or "", "LoRA" if student.lora else "", how]
     return ", ".join(part for part in parts if part)
+
+
+def _has_learnt_reasons(context: StageContext, name: str) -> bool:
+    """Whether rationales were asked for and the teachers' answers hold any."""
+    return explains(context, name) and any(p.rationale for p in pairs(context, "train", "teacher"))
 
 
 def _short(model: str) -> str:
