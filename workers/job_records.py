@@ -55,7 +55,12 @@ class StageRecord(Record):
 
     @property
     def per_second(self) -> float | None:
-        """Units a second since the stage began; None in its first second."""
+        """
+        Units a second since the stage began; None in its first second. A training tells the seconds
+        of its steps itself: a resumed one begins with many that were done before.
+        """
+        if seconds := self.info.get("seconds"):
+            return 1 / float(seconds)
         passed = time.time() - (self.started_at or 0)
         return self.done / passed if passed > 1 else None
 

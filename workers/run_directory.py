@@ -184,6 +184,11 @@ def open_run(runs: Path, run_id: str) -> tuple[RunDirectory, RunConfig]:
     """A run by its id, by a unique beginning of it, or by its folder. Raises InputError."""
     run = RunDirectory(_find(runs, run_id))
     tree = read_json(run.config_file)
+    if tree is None and run.config_file.is_file():
+        raise InputError(
+            f"{run.config_file} is half-written or damaged: it is no JSON; expected the config of "
+            "a run: submit the run again, or remove the folder."
+        )
     if tree is None:
         raise InputError(f"{run.root} is not a run: it has no config.json.")
     return run, validate_config(tree, str(run.config_file))
@@ -218,6 +223,11 @@ def list_comparisons(runs: Path, most: int) -> list[FinishedComparison]:
 
 
 def _find(runs: Path, run_id: str) -> Path:
+    if not run_id.strip():
+        raise InputError(
+            f"run '{run_id}' is empty; expected a run's id or the beginning of one: see "
+            f"`finstill jobs`, or {runs}."
+        )
     if (Path(run_id) / "config.json").exists():
         return Path(run_id).resolve()
     known = [run.run_id for run in list_runs(runs)]

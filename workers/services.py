@@ -1,12 +1,13 @@
 """The composition root: the only module that reads the environment."""
 
+import math
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import ServiceError
+from common.errors import ServiceError, UsageError
 
 if TYPE_CHECKING:
     import redis
@@ -58,10 +59,10 @@ def settings_from_environment() -> Settings:
         redis_url=env.get("REDIS_URL") or None,
         runs=Path(env.get("FINSTILL_RUNS") or "runs").resolve(),
         state=Path(env.get("FINSTILL_STATE") or ".finstill").resolve(),
-        threads=int(env.get("FINSTILL_THREADS") or usable_cores()),
+        threads=int(_number("FINSTILL_THREADS", 1, whole=True) or usable_cores()),
         divides_cores=not env.get("FINSTILL_THREADS"),
-        visibility_seconds=int(env.get("FINSTILL_VISIBILITY_SECONDS") or 20),
-        lease_seconds=float(env.get("FINSTILL_LEASE_SECONDS") or 10),
+        visibility_seconds=int(_number("FINSTILL_VISIBILITY_SECONDS", 1, whole=True) or 20),
+        lease_seconds=_number("FINSTILL_LEASE_SECONDS", 0.001) or 10.0,
         anthropic_api_key=env.get("ANTHROPIC_API_KEY") or None,
         anthropic_base_url=env.get("ANTHROPIC_BASE_URL") or None,
         vllm_base_url=env.get("VLLM_BASE_URL") or None,
@@ -70,6 +71,21 @@ def settings_from_environment() -> Settings:
         store_secret=env.get("AWS_SECRET_ACCESS_KEY") or None,
         parent=int(env["FINSTILL_PARENT"]) if env.get("FINSTILL_PARENT") else None,
     )
+
+
+def _number(name: str, least: float, *, whole: bool = False) -> float | None:
+    """A number of the environment, None where it is not set. Raises UsageError."""
+    text = os.environ.get(name) or ""
+    try:
+        value = (int(text) if whole else float(text)) if text else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not least <= value < math.inf:
+        raise UsageError(
+            f"{name}: '{text}' is no {'whole ' if whole else ''}number of at least {least:g}; set "
+            "it to one, or unset it."
+        )
+    return value
 
 
 def thread_environment(threads: int) -> dict[str, str]:

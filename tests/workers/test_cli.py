@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from common.config import load_config
 from common.task import CONFIGS, PROJECT_ROOT
 from workers.cli import _COMMANDS, main
 from workers.embedded_redis import EmbeddedRedis
@@ -163,3 +164,69 @@ def test_doctor_says_what_a_missing_key_would_allow(capsys: pytest.CaptureFixtur
         "found": "not set",
         "advice": "asking Llama 3 through `vllm serve`",
     }
+
+
+def test_a_half_written_config_of_a_run_is_told_from_a_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "demo-x"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"name": "de')
+
+    code, _, err = run(["predict", "demo-x", "text"], capsys)
+
+    assert code == 2
+    assert "is half-written or damaged" in " ".join(err.split())
+
+
+def test_an_empty_run_is_not_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("demo-a", "demo-b"):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+
+    code, _, err = run(["predict", "", "text"], capsys)
+
+    assert code == 2
+    assert "run '' is empty; expected" in " ".join(err.split())
+    assert "demo-a" not in err
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_system_whose_training_did_not_end_has_no_model(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "demo-x"
+    (folder / "systems" / "half" / "model").mkdir(parents=True)
+    (folder / "config.json").write_text(load_config(Path(DEMO)).model_dump_json())
+    arguments = ["demo-x", "text"] if command == "predict" else ["demo-x"]
+
+    code, _, err = run([command, *arguments, "--system", "half"], capsys)
+
+    assert code == 2
+    assert "has no trained system 'half'; trained: none." in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("FINSTILL_THREADS", "abc", "is no whole number of at least 1"),
+        ("FINSTILL_THREADS", "0", "is no whole number of at least 1"),
+        ("FINSTILL_THREADS", "1.5", "is no whole number of at least 1"),
+        ("FINSTILL_VISIBILITY_SECONDS", "-3", "is no whole number of at least 1"),
+        ("FINSTILL_LEASE_SECONDS", "nan", "is no number of at least 0.001"),
+    ],
+)
+def test_a_number_of_the_environment_that_is_none_is_named(
+    name: str,
+    value: str,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    code, _, err = run(["jobs"], capsys)
+
+    assert code == 2
+    assert f"{name}: '{value}' {wanted}; set it to one, or unset it." in " ".join(err.split())

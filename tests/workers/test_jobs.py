@@ -1,5 +1,7 @@
 """What a job record says, whatever order its workers write in."""
 
+import time
+
 import pytest
 import redis
 
@@ -122,3 +124,14 @@ def test_a_unique_beginning_names_a_job_and_an_ambiguous_one_does_not(client: re
         jobs.get("demo")
     with pytest.raises(InputError, match="is no job"):
         jobs.get("other")
+
+
+def test_a_resumed_training_tells_the_speed_of_its_steps_not_of_those_before() -> None:
+    told = {"eta_seconds": 50.0, "seconds": 0.5}
+    stage = StageRecord(
+        name="train:student", title="Train student", state=State.RUNNING, done=3000, total=3100,
+        unit="steps", started_at=time.time() - 50, info=told,
+    )  # fmt: skip
+
+    assert stage.per_second == 2
+    assert note(stage) == "2 steps/s, 50 s left"

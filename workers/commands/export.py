@@ -79,8 +79,8 @@ def export(
 def trained_model(run: RunDirectory, system: str) -> Path:
     """The model folder of a system. Raises InputError naming the systems that have one."""
     folder = run.system(system) / "model"
-    if not folder.exists():
-        trained = sorted(p.parent.name for p in run.root.glob("systems/*/model"))
+    if not (folder / "manifest.json").is_file():
+        trained = sorted(p.parts[-3] for p in run.root.glob("systems/*/model/manifest.json"))
         listing = ", ".join(trained) or "none"
         raise InputError(f"run {run.run_id} has no trained system '{system}'; trained: {listing}.")
     return folder
