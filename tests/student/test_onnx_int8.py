@@ -162,3 +162,24 @@ def test_a_label_does_not_depend_on_the_texts_beside_it(
     alone = torch.cat([runtime.scores([text]) for text in texts])
 
     assert torch.allclose(together, alone, atol=5e-3)
+
+
+def test_a_student_too_narrow_for_int8_is_exported_as_it_is(
+    task: TaskDefinition, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    """Below LEAST_SIDE no matrix is quantised, and no channel is asked for its size."""
+    shape = {"family": "bert", "hidden": 16, "layers": 1, "heads": 2, "feed_forward": 16}
+    narrow = StudentConfig.model_validate(
+        {"architecture": "classifier", "model": "tiny-random", "tiny": shape}
+    )
+    pairs = make_pairs(12)
+    train_student(
+        student=narrow, task=task, train=pairs, validation=[], folder=tmp_path, threads=1,
+        training=TrainingConfig(max_steps=1, batch_size=8, evaluations=0, seed=5),
+    )  # fmt: skip
+    texts = [p.text for p in pairs]
+
+    record = export_student(tmp_path / "model", "onnx", tmp_path / "int8", texts, threads=1)
+
+    assert record.numbers == "int8"
+    assert record.check["probability"] < 1e-3
