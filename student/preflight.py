@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.base import suggestion
-from common.config.student import TINY, StudentConfig
+from common.config.student import TINY, TINY_POSITIONS, StudentConfig
 from common.config.training import TrainingConfig
 from common.errors import ConfigError, InputError, MissingDependency
 from common.task import TaskDefinition
@@ -59,7 +59,7 @@ def require_trainable(
     where = "" if name == "student" else f"baselines.{name}."
     try:
         task.student_prompt(student.prompt)
-        _require_family(student)
+        _require_tiny(student)
         require_known_reporters(training.report_to)
         if here:
             require_reporters(training.report_to)
@@ -90,13 +90,17 @@ def require_reporters(names: Sequence[str]) -> None:
             )
 
 
-def _require_family(student: StudentConfig) -> None:
+def _require_tiny(student: StudentConfig) -> None:
+    if not student.tiny:
+        return
     families = FAMILIES.get(student.architecture)
-    if student.tiny and families and student.tiny.family not in families:
+    if families and student.tiny.family not in families:
         raise ConfigError(
             f"student.tiny.family: '{student.tiny.family}' cannot be trained as "
             f"{student.architecture}; expected {' or '.join(sorted(families))}."
         )
+    _require_positions(student, student.tiny.family, TINY_POSITIONS)
+    _require_rank(student, student.tiny.hidden)
 
 
 def _require_model(student: StudentConfig) -> None:
@@ -151,7 +155,14 @@ def _require_fit(student: StudentConfig, shape: Mapping[str, Any]) -> None:
             f"student.architecture: '{student.model}' is of the type {kind} and cannot be trained "
             f"as {student.architecture}; expected another architecture or model."
         )
-    known = shape.get("max_position_embeddings") or shape.get("n_positions")
+    _require_positions(
+        student, kind, shape.get("max_position_embeddings", shape.get("n_positions"))
+    )
+    widths = [shape.get(key) for key in ("hidden_size", "d_model", "n_embd")]
+    _require_rank(student, next((width for width in widths if width), None))
+
+
+def _require_positions(student: StudentConfig, kind: str, known: object) -> None:
     asked = student.max_input_tokens
     if student.architecture == "causal":
         asked += student.max_rationale_tokens
@@ -160,4 +171,13 @@ def _require_fit(student: StudentConfig, shape: Mapping[str, Any]) -> None:
             f"student.max_input_tokens: {student.max_input_tokens} tokens"
             f"{' and a rationale' if asked > student.max_input_tokens else ''} need {asked} "
             f"positions, and the model '{student.model}' has learnt {known}; expected fewer."
+        )
+
+
+def _require_rank(student: StudentConfig, width: object) -> None:
+    if student.lora and isinstance(width, int) and student.lora.rank > width:
+        raise ConfigError(
+            f"student.lora.rank: {student.lora.rank} is more than the width of the model "
+            f"'{student.model}', which is {width}; expected at most the width of its narrowest "
+            "layer, such as 8 or 16."
         )

@@ -1,12 +1,13 @@
 """Which model is trained: architecture x weights x optional LoRA x optional quantisation."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.config.base import Section
 
 TINY = "tiny-random"
+TINY_POSITIONS = 1024  # of the families that have a table of them
 
 
 class TinyShape(Section):
@@ -40,7 +41,16 @@ class LoraSection(Section):
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _some_layers(cls, targets: object) -> object:
+        names = targets if isinstance(targets, list) else []
+        named = bool(names) and all(isinstance(name, str) for name in names)
+        if targets != "all-linear" and not named:
+            raise ValueError("expected all-linear, or the names of layers such as [q_proj, v_proj]")
+        return targets
 
 
 class StudentConfig(Section):

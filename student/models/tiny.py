@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from common.config.student import TinyShape
+from common.config.student import TINY_POSITIONS, TinyShape
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.tokens import RESERVED
@@ -112,17 +112,17 @@ def _config(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> Any:
         case "bert":
             return AutoConfig.for_model(
                 "bert", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-                intermediate_size=inner, max_position_embeddings=1024, **size, **ids,
+                intermediate_size=inner, max_position_embeddings=TINY_POSITIONS, **size, **ids,
             )  # fmt: skip
         case "gpt2":
             return AutoConfig.for_model(
                 "gpt2", n_embd=hidden, n_layer=layers, n_head=heads, n_inner=inner,
-                n_positions=1024, initializer_range=_spread(hidden), **size, **ids,
+                n_positions=TINY_POSITIONS, initializer_range=_spread(hidden), **size, **ids,
             )  # fmt: skip
         case "llama":
             return AutoConfig.for_model(
                 "llama", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-                intermediate_size=inner, max_position_embeddings=1024,
+                intermediate_size=inner, max_position_embeddings=TINY_POSITIONS,
                 initializer_range=_spread(hidden), **size, **ids,
             )  # fmt: skip
 

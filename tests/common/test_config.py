@@ -156,10 +156,11 @@ def test_heads_of_a_tiny_t5_are_as_wide_as_they_like() -> None:
     assert TinyShape(family="t5", hidden=16, heads=3).heads == 3
 
 
-def test_adapters_on_no_layer_at_all_are_refused() -> None:
-    student = {"architecture": "causal", "model": "m", "lora": {"targets": []}}
+@pytest.mark.parametrize("targets", [[], "linear", [1], None])
+def test_adapters_on_no_layer_that_could_be_are_refused(targets: object) -> None:
+    student = {"architecture": "causal", "model": "m", "lora": {"targets": targets}}
 
-    with pytest.raises(ConfigError, match=r"lora.targets.*should have at least 1 item"):
+    with pytest.raises(ConfigError, match=r"lora.targets: expected all-linear, or the names of"):
         validate_config({**MINIMAL, "student": student, "training": {"labels": "gold"}}, "l.yaml")
 
 

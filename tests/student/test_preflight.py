@@ -110,6 +110,10 @@ def test_a_tiny_family_is_refused_exactly_where_loading_it_fails(
             {"config.json": '{"model_type": "gpt2", "n_positions": 300}'},
             "256 tokens and a rationale need 352 positions, .* has learnt 300",
         ),
+        (
+            {"config.json": '{"model_type": "llama", "hidden_size": 12}'},
+            "lora.rank: 13 is more than the width of the model .*, which is 12",
+        ),
     ],
 )
 def test_a_broken_folder_of_this_host_is_refused_and_of_another_it_is_not_looked_at(
@@ -118,9 +122,9 @@ def test_a_broken_folder_of_this_host_is_refused_and_of_another_it_is_not_looked
     broken = folder(tmp_path / "m", **files)
 
     with pytest.raises(UsageError, match=f"^student.*{sentence}") as caught:
-        check(task, model=str(broken))
+        check(task, model=str(broken), lora={"rank": 13})
     assert "\n" not in str(caught.value)
-    check(task, model=str(broken), here=False)
+    check(task, model=str(broken), lora={"rank": 13}, here=False)
 
 
 def test_a_whole_folder_passes(task: TaskDefinition, tmp_path: Path) -> None:
@@ -185,3 +189,18 @@ def test_positions_of_a_folder_are_told_as_the_loaded_model_tells_them(
     with pytest.raises(ConfigError, match=r"256 tokens need 256 positions, .* has learnt 128"):
         check(task, "classifier", model=str(short))
     check(task, "classifier", model=str(short), max_input_tokens=128)
+
+
+def test_what_a_tiny_shape_cannot_hold_is_refused_wherever_it_is_trained(
+    task: TaskDefinition,
+) -> None:
+    def tiny(family: str, **more: Any) -> dict[str, Any]:
+        shape = {"family": family, "hidden": 16, "heads": 2}
+        return {"model": "tiny-random", "tiny": shape, "here": False, **more}
+
+    with pytest.raises(ConfigError, match=r"need 1096 positions, .* has learnt 1024"):
+        check(task, **tiny("gpt2", max_input_tokens=1000))
+    check(task, **tiny("llama", max_input_tokens=1000))
+    with pytest.raises(ConfigError, match=r"lora.rank: 17 is more than the width .* is 16"):
+        check(task, **tiny("llama", lora={"rank": 17}))
+    check(task, **tiny("llama", lora={"rank": 16}))
