@@ -96,7 +96,9 @@ def test_a_second_training_that_waits_takes_what_the_first_has_made(order: Order
 
     steps: list[object] = []
     first = threading.Thread(
-        target=train_student, kwargs=order | {"hooks": TrainingHooks(progress=first_step)}
+        target=train_student,
+        kwargs=order | {"hooks": TrainingHooks(progress=first_step)},
+        daemon=True,
     )
     first.start()
     assert began.wait(60)

@@ -93,7 +93,7 @@ def test_who_follows_a_job_starts_a_killed_stack_again(
     monkeypatch.setattr(client_module, "LOOK_SECONDS", 0.2)
     client = Client(settings)
     client.jobs.submit("job-1", "train", [StageRecord(name="prepare", title="Prepare")])
-    follower = threading.Thread(target=client.follow, args=("job-1", lambda job: None))
+    follower = threading.Thread(target=client.follow, args=("job-1", lambda job: None), daemon=True)
     follower.start()
 
     os.kill(owner(settings), signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_a_job_goes_on_for_its_follower_after_the_stack_was_killed_and_then_its_
     client = Client(settings)
     run = client.submit(config(), "train")
     seen: list[Job] = []
-    follower = threading.Thread(target=client.follow, args=(run.run_id, seen.append))
+    follower = threading.Thread(target=client.follow, args=(run.run_id, seen.append), daemon=True)
     follower.start()
     records = Client(settings)
 
