@@ -23,13 +23,12 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
-from common.errors import DiskFull, StudentError
+from common.errors import DiskFull, FinstillError, StudentError
 from common.fingerprint import digest
 from common.records import Record, TrainingPair
 from common.task import PROJECT_ROOT, TaskDefinition
@@ -102,9 +101,16 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except (ValidationError, UnicodeDecodeError, OSError) as error:
         raise StudentError(
-            f"student manifest '{path}' cannot be read ({type(error).__name__}); expected one "
-            "written by this version: train the student again."
+            f"student manifest '{path}' cannot be read ({_fault(error)}); expected one written by "
+            "this version: copy the folder again whole, or train the student again."
         ) from error
+
+
+def _fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def save_trained(module: nn.Module, folder: Path) -> None:
@@ -200,9 +206,11 @@ def room_for(path: Path) -> Iterator[None]:
     """Say DiskFull where writing `path` fails for want of room, whichever library says so."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except FinstillError:
+        raise
+    except Exception as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors and shutil tell it in words alone
+        # safetensors, shutil and CTranslate2 (a bare Exception) tell it in words alone
         if full or os.strerror(errno.ENOSPC) in str(error) or "os error 28" in str(error):
             raise DiskFull(
                 f"the disk is full: '{path}' could not be written; free space and retry."

@@ -39,28 +39,42 @@ BOUNDS = {
 }
 
 
-def drift(
-    student: Predictor, export: Predictor, texts: Sequence[str], tie: float
-) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """
+    What a student or an export says. `scores` (texts, labels): log-probabilities; `rationales`: of
+    the first few texts, empty where it writes none.
+    """
+
+    scores: Tensor
+    rationales: Sequence[str]
+
+
+def answers(predictor: Predictor, texts: Sequence[str]) -> Answers:
+    """Ask for all that is compared, so that the predictor is needed no more."""
+    few = texts[:RATIONALES] if predictor.explains else []
+    return Answers(predictor.scores(texts), [r or "" for r in predictor.rationales(few)])
+
+
+def drift(student: Answers, export: Answers, tie: float) -> dict[str, float]:
     """
     The figures that Bounds bounds, under its names, and `texts`.
 
-    Rationales are compared on the first few texts where both sides write them.
+    Rationales are compared where both sides write them.
     """
-    own, other = student.scores(texts), export.scores(texts)
+    own, other = student.scores, export.scores
     first, second = own.argmax(-1), other.argmax(-1)
     lead = own.exp().gather(1, first[:, None]) - own.exp().gather(1, second[:, None])
     chosen = (own - other).gather(1, first[:, None]).abs()
     found = {
-        "texts": float(len(texts)),
+        "texts": float(len(own)),
         "labels": _mean((lead[:, 0] > tie).float()),
         "probability": _mean((own.exp() - other.exp()).abs()),
         "log_probability": _mean(chosen),
     }
-    if student.explains and export.explains:
-        few = texts[:RATIONALES]
-        pairs = zip(student.rationales(few), export.rationales(few), strict=True)
-        likeness = [_likeness(one or "", another or "") for one, another in pairs]
+    if student.rationales and export.rationales:
+        pairs = zip(student.rationales, export.rationales, strict=True)
+        likeness = [_likeness(one, another) for one, another in pairs]
         found["rationales"] = sum(likeness) / len(likeness)
     return found
 

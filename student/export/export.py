@@ -1,15 +1,19 @@
 """finstill export: write a student in another form, compare the two, and only then keep it."""
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from common import __version__
 from common.errors import InputError, StudentError, UsageError
 from student.calibration import CALIBRATION
-from student.checkpoint import MANIFEST, Manifest, publish, read_manifest
-from student.export.check import BOUNDS, drift, require_faithful
+from student.checkpoint import MANIFEST, Manifest, publish, read_manifest, room_for
+from student.export.check import BOUNDS, Answers, answers, drift, require_faithful
 from student.export.weights import name_base, refuse, write_as_trained, write_merged
 from student.model_card import is_local, public_name
 from student.predict import Predictor
@@ -43,26 +47,48 @@ def export_student(
     `texts`: validation texts on which both must agree within BOUNDS (student/export/check.py).
     `numbers`: int8, float16 or float32 where the form has a choice; None: its smallest. Raises
     StudentError where the form does not fit or drifts: `target` is then as it was; InputError where
-    `target` holds something else; MissingDependency.
+    `target` holds something else or cannot be written; DiskFull; MissingDependency.
     """
     manifest = read_manifest(folder)
     numbers = _numbers(form, numbers)
-    _require_free(target)
     if not texts:
         raise StudentError("export: there are no validation texts to compare on; expected some.")
-    staging = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    with _writable(target):
+        staging = _staging(target)
     try:
         record = ExportRecord(format=form, numbers=numbers, finstill=__version__)
-        _write(folder, manifest, staging, record, texts)
-        record = _checked(folder, staging, record, texts, threads)
-        if card:
-            (staging / CARD).write_text(card(record), "utf-8")
-        publish(staging, target)
+        with room_for(target):
+            _write(folder, manifest, staging, record, texts)
+            record = _checked(folder, staging, record, texts, threads)
+            if card:
+                (staging / CARD).write_text(card(record), "utf-8")
+        with _writable(target):
+            publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return record
+
+
+@contextmanager
+def _writable(target: Path) -> Iterator[None]:
+    """Say InputError where the system takes no folder there, DiskFull where it has no room."""
+    try:
+        with room_for(target):
+            yield
+    except OSError as error:
+        raise InputError(
+            f"export: cannot write to '{target}' ({error.strerror or error}); give "
+            "a new folder in a place that can be written with --out."
+        ) from error
+
+
+def _staging(target: Path) -> Path:
+    """A new empty folder beside `target`, which is free."""
+    _require_free(target)
+    staging = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
 
 
 def _numbers(form: ExportFormat, wanted: str | None) -> str:
@@ -75,7 +101,14 @@ def _numbers(form: ExportFormat, wanted: str | None) -> str:
 
 
 def _require_free(target: Path) -> None:
-    if target.exists() and not (target / EXPORT).is_file() and any(target.iterdir()):
+    if not target.exists():
+        return
+    here = Path.cwd()
+    if any(target.samefile(place) for place in (here, *here.parents)):
+        raise InputError(
+            f"export: '{target}' holds the folder you are in; give a new folder with --out."
+        )
+    if not (target / EXPORT).is_file() and any(target.iterdir()):
         raise InputError(
             f"export: '{target}' exists and is no export; give a new folder with --out."
         )
@@ -165,13 +198,22 @@ def require_publishable(form: ExportFormat, manifest: Manifest) -> None:
 def _checked(
     folder: Path, staging: Path, record: ExportRecord, texts: Sequence[str], threads: int | None
 ) -> ExportRecord:
+    """One after the other: both at once would take twice the memory of the student."""
     bounds = BOUNDS[record.numbers]
-    student = Predictor.load(folder, threads=threads)
-    found = drift(student, Predictor.load(staging, threads=threads), texts, bounds.tie)
+    own, other = (_asked(place, texts, threads) for place in (folder, staging))
+    found = drift(own, other, bounds.tie)
     require_faithful(found, bounds, record.format)
     checked = record.model_copy(update={"check": found})
     _write_record(staging, checked)
     return checked
+
+
+def _asked(folder: Path, texts: Sequence[str], threads: int | None) -> Answers:
+    """What the student or export in `folder` answers; its weights are not kept."""
+    found = answers(Predictor.load(folder, threads=threads), texts)
+    gc.collect()  # models hang in cycles with the hooks of their libraries
+    torch.cuda.empty_cache()
+    return found
 
 
 def _write_record(folder: Path, record: ExportRecord) -> None:
