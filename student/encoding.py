@@ -6,13 +6,15 @@ each other. In a seq2seq student a context goes through the encoder; in a causal
 prompt, and the task word belongs to the branch, after the text, so that both branches share it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from common.config.student import StudentConfig
+from common.errors import StudentError
 from common.records import TrainingPair
 from common.task import StudentPrompt, TaskDefinition
 from student.token_odds import Odds, taught_targets, vocabulary_bytes
@@ -76,6 +78,23 @@ class TaskTokens:
     end: int
     pad: int
     lead: int | None = None
+
+
+def known_tokens(
+    tokens: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> TaskTokens:
+    """The ids a manifest in `folder` names. Raises StudentError where one is not to be had."""
+    highest = max(tokenizer.get_vocab().values())
+    needed = {field.name for field in fields(TaskTokens)}
+    if not needed - {"lead"} <= tokens.keys() <= needed or not all(
+        0 <= number <= highest for number in tokens.values()
+    ):
+        raise StudentError(
+            f"student folder '{folder}': its manifest names the tokens {dict(tokens)}; expected "
+            f"ids of predict, explain, end and pad up to {highest}, where its tokenizer ends: copy "
+            "the folder again whole."
+        )
+    return TaskTokens(**tokens)
 
 
 class Encoder:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from common.errors import MissingDependency
 from student.checkpoint import Manifest
-from student.encoding import Encoder, TaskTokens
+from student.encoding import Encoder, known_tokens
 from student.export.ctranslate2_convert import FOLDER
+from student.export.damage import damaged
 from student.generation import Opening, readable
 from student.scoring import Contexts
 from student.tokens import load_tokenizer
@@ -38,18 +39,21 @@ class CTranslate2Runtime:
             logging.ERROR
         )  # it warns of float16 that a CPU computes as float32
         self._tokenizer: Any = load_tokenizer(str(folder))
-        self._tokens = TaskTokens(**manifest.tokens)
+        self._tokens = known_tokens(manifest.tokens, self._tokenizer, folder)
         self.encoder = Encoder(manifest.student, manifest.task, self._tokenizer, self._tokens)
         self._most = manifest.student.max_rationale_tokens
         self._trie = label_trie(self.encoder.encode_text("").branches)
         self._causal = manifest.student.architecture == "causal"
         kind = ctranslate2.Generator if self._causal else ctranslate2.Translator
-        self._model = kind(
-            str(folder / FOLDER),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            inter_threads=threads,
-            intra_threads=1,
-        )
+        try:
+            self._model = kind(
+                str(folder / FOLDER),
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                inter_threads=threads,
+                intra_threads=1,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise damaged(folder / FOLDER, error) from error
 
     def scores(self, contexts: Contexts, batch_size: int) -> Tensor:
         """See Runtime."""

@@ -12,7 +12,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from common.errors import MissingDependency
 from student.checkpoint import Manifest
 from student.encoding import Encoder
-from student.export.onnx_runtime import EXACT, MARGIN, MODEL, label_scores, leads, open_session
+from student.export.onnx_runtime import (
+    EXACT,
+    EXACT_BYTES,
+    MARGIN,
+    MODEL,
+    label_scores,
+    leads,
+    open_session,
+)
 from student.export.weights import refuse
 from student.models.cross import states_as_keys
 from student.models.load import LoadedStudent
@@ -121,7 +129,8 @@ def _write_int8(graph: Any, encoder: Encoder, target: Path, texts: Sequence[str]
         for name in (EXACT, MODEL)
     )
     change = (leads(own, own.argmax(-1)) - leads(other, own.argmax(-1))).abs().max()
-    onnx.helper.set_model_props(graph, {MARGIN: f"{float(change):.6f}"})
+    size = (target / EXACT).stat().st_size
+    onnx.helper.set_model_props(graph, {MARGIN: f"{float(change):.6f}", EXACT_BYTES: str(size)})
     onnx.save_model(graph, target / MODEL)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from common.errors import MissingDependency, StudentError
 from student.checkpoint import Manifest
-from student.encoding import Encoder, TaskTokens
+from student.encoding import Encoder, known_tokens
+from student.export.damage import damaged
 from student.generation import Opening
 from student.scoring import Contexts, in_batches, padded
 from student.tokens import load_tokenizer
@@ -19,6 +20,7 @@ from student.trie import label_trie
 MODEL = "model.onnx"
 EXACT = "exact.onnx"
 MARGIN = "second_look_below"
+EXACT_BYTES = "second_look_bytes"
 
 
 class OnnxRuntime:
@@ -32,12 +34,13 @@ class OnnxRuntime:
     def __init__(self, folder: Path, manifest: Manifest, threads: int):
         tokenizer = load_tokenizer(str(folder))
         self._folder, self._threads = folder, threads
-        self.encoder = Encoder(
-            manifest.student, manifest.task, tokenizer, TaskTokens(**manifest.tokens)
-        )
+        tokens = known_tokens(manifest.tokens, tokenizer, folder)
+        self.encoder = Encoder(manifest.student, manifest.task, tokenizer, tokens)
         self._session = open_session(folder / MODEL, threads)
         properties = self._session.get_modelmeta().custom_metadata_map
         self._margin = float(properties.get(MARGIN, 0.0))
+        if self._margin > 0:
+            _require_exact(folder / EXACT, properties.get(EXACT_BYTES))
 
     def scores(self, contexts: Contexts, batch_size: int) -> Tensor:
         """See Runtime."""
@@ -62,7 +65,11 @@ class OnnxRuntime:
 
 
 def open_session(path: Path, threads: int) -> Any:
-    """The graph in `path`, ready to run. Raises MissingDependency without onnxruntime."""
+    """
+    The graph in `path`, ready to run.
+
+    Raises MissingDependency without onnxruntime, StudentError where the file is missing or damaged.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -71,7 +78,18 @@ def open_session(path: Path, threads: int) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own exceptions share no other base
+        raise damaged(path, error) from error
+
+
+def _require_exact(path: Path, size: str | None) -> None:
+    """Without it a folder would answer, until the first text whose label int8 leaves in doubt."""
+    found = path.stat().st_size if path.is_file() else None
+    if found is None or (size and found != int(size)):
+        told = "it is missing" if found is None else f"it has {found} bytes, expected {size}"
+        raise damaged(path, told)
 
 
 def label_scores(session: Any, encoder: Encoder, contexts: Contexts, batch_size: int) -> Tensor:

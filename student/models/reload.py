@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from common.config.student import StudentConfig
 from common.errors import StudentError
 from student.checkpoint import Manifest
-from student.encoding import TaskTokens
+from student.encoding import known_tokens
 from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, load_weights, wrap
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 from student.tokens import load_tokenizer
@@ -32,8 +32,8 @@ def reload_student(
     quiet_libraries()
     plan = Plan(compute=compute, device=device)
     tokenizer = load_tokenizer(str(folder))
+    tokens = known_tokens(manifest.tokens, tokenizer, folder)
     model = _adapted(folder, manifest, plan) if config.lora else _whole(folder, config, plan)
-    tokens = TaskTokens(**manifest.tokens)
     return wrap(config, manifest.task, model, tokenizer, tokens, (), plan)
 
 
