@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.exceptions import Reject
 from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
@@ -13,6 +14,7 @@ from workers.celery_app import app, settings
 from workers.desk import Desk
 from workers.execution import execute
 from workers.graph import Stage
+from workers.orphans import Parent
 from workers.services import connect
 
 if TYPE_CHECKING:
@@ -72,16 +74,20 @@ def _deliver(task: "Task[Any, Any]", run_id: str, stage: str, chunk: int | None)
     Do it, or stand by while another worker does: if that one dies, this copy takes over.
 
     While Redis is away nothing can be recorded, so the task waits for it and is then done again;
-    what it finished before is kept. A raised error would be acknowledged, and the task be lost.
+    what it finished before is kept. A raised error would be acknowledged, and the task be lost. A
+    worker that is left alone waits for no Redis: the next one that starts still has the task.
     """
     import redis
 
+    parent = Parent()
     while True:
         try:
             taken = execute(desk(), run_id, stage, chunk)
             break
         except (redis.ConnectionError, redis.TimeoutError) as error:
             logger.warning("%s of %s waits for Redis: %s", stage, run_id, error)
+            if parent.gone():
+                raise Reject(str(error), requeue=True) from error
             time.sleep(REDIS_PAUSE_SECONDS)
         except (FinstillError, KeyError) as error:
             logger.error("task %s(%s, %s) is refused: %s", task.name, run_id, stage, error)

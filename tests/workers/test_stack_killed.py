@@ -164,3 +164,29 @@ def test_a_job_goes_on_for_its_follower_after_the_stack_was_killed_and_then_its_
     assert seen[-1].state is State.CANCELLED
     records.redis.close()
     client.close()
+
+
+@pytest.mark.slow
+def test_workers_left_alone_without_redis_end_and_their_task_is_not_lost(
+    settings: Settings,
+) -> None:
+    client = Client(settings)
+    run = client.submit(config(), "train")
+
+    def step() -> int:
+        stage = client.jobs.stage(run.run_id, "train:student")
+        return stage.done if stage and stage.state is State.RUNNING else 0
+
+    wait_until(lambda: step() > 0, "the training has begun")
+    left = {worker.pid for worker in living_workers(client.redis)}
+    server = int(client.redis.info("server")["process_id"])
+    for pid in (owner(settings), server):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "all have ended", 60)
+
+    ensure_stack(settings)
+    before = step()
+    wait_until(lambda: step() > before, "the next stack's worker goes on")
+    client.jobs.cancel(run.run_id)
+    wait_until(lambda: client.jobs.get(run.run_id).ended, "it has stopped")
+    client.close()
