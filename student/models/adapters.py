@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from common.config.student import LoraSection, StudentConfig
 from common.errors import ConfigError
-from student.models.load import HEADS
+from student.models.load import HEADS, POOLER
 from student.quiet import outdated_calls_forgiven
 from student.tokens import first_line
 
@@ -63,13 +63,17 @@ def prepare_quantized(model: Any, compute: torch.dtype, checkpointing: bool) -> 
     return model
 
 
-def add_lora(model: Any, lora: LoraSection, student: StudentConfig) -> Any:
+def add_lora(
+    model: Any, lora: LoraSection, student: StudentConfig, fresh: Collection[str] = ()
+) -> Any:
     """
-    Wrap the model with trainable adapters.
+    Wrap the model with trainable adapters. `fresh` heads and poolers are trained and saved whole:
+    frozen, they would stay random, and be others at each loading.
 
     Raises ConfigError for targets it does not have or that take none, and for a rank above them.
     """
-    targets = _targets(model, lora)
+    whole = {part for name in fresh for part in name.split(".") if part in (*HEADS, POOLER)}
+    targets = {n: s for n, s in _targets(model, lora).items() if not set(n.split(".")) & whole}
     name, narrowest = min(targets.items(), key=lambda item: min(item[1]))
     if lora.rank > min(narrowest):
         raise ConfigError(
@@ -82,6 +86,8 @@ def add_lora(model: Any, lora: LoraSection, student: StudentConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
+        modules_to_save=sorted(whole) or None,
+        exclude_modules=rf".*\b({'|'.join(sorted(whole))})\b.*" if whole else None,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),  # GPT-2's layers
     )
     try:

@@ -39,6 +39,7 @@ DROPOUTS = (
     "activation_dropout",
 )
 HEADS = ("classifier", "classification_head", "score")
+POOLER = "pooler"
 AUTO_CLASSES: dict[str, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
@@ -92,15 +93,15 @@ def load_student(
     if config.lora:
         from student.models.adapters import add_lora, prepare_quantized  # loads peft: seconds
 
-        if fresh and config.architecture == "seq2seq":
+        if frozen := sorted(name for name in fresh if not _is_answering(name)):
             raise StudentError(
-                f"student.lora: '{source}' becomes an encoder-decoder with {len(fresh)} fresh "
-                "weights, which adapters would freeze at random; expected no `lora:` here: train "
-                "the whole student, or start from a full encoder-decoder."
+                f"student.lora: '{source}' starts with {len(frozen)} fresh weights, such as "
+                f"{frozen[0]}, which adapters would freeze at random; expected no `lora:` here: "
+                "train the whole student, or start from a checkpoint that has them."
             )
         if config.quantization:
             model = prepare_quantized(model, plan.compute, plan.checkpointing)
-        model = add_lora(model, config.lora, config)
+        model = add_lora(model, config.lora, config, fresh)
     return wrap(config, task, model, tokenizer, tokens, fresh, plan)
 
 
@@ -183,8 +184,13 @@ def _from_pretrained(
     if config.architecture != "classifier":
         return model, set(), missing
     # A classifier's head, and the pooler under it, is fresh when an encoder is fine-tuned.
-    head = {k for k in missing if k.split(".")[0] in HEADS or "pooler" in k}
+    head = {k for k in missing if _is_answering(k)}
     return model, head, [k for k in missing if k not in head]
+
+
+def _is_answering(name: str) -> bool:
+    """Whether a weight belongs to a classifier's head or the pooler under it."""
+    return name.split(".")[0] in HEADS or POOLER in name.split(".")
 
 
 def _options(config: StudentConfig, plan: Plan) -> dict[str, Any]:
