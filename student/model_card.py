@@ -1,7 +1,6 @@
 """The page beside an exported student: what it is, made from what, how good, under which terms."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +9,7 @@ from pydantic import Field
 from common.records import EvaluationReport, Interval, Record
 from student.calibration import UNCALIBRATED, Calibration
 from student.checkpoint import Manifest
+from student.export.public import public_name
 from student.runtime import ExportRecord
 
 # What the makers of base weights say, by a part of the model's name (read on 2026-11-20). First
@@ -50,16 +50,6 @@ def model_name(facts: ModelCardFacts) -> str:
     plain = f"{facts.run_id}-{facts.system}"
     first = facts.must_begin_with
     return plain if not first or plain.lower().startswith(first.lower()) else f"{first}-{plain}"
-
-
-def is_local(source: str) -> bool:
-    """Whether a model's source is a folder of this machine, and no hub name."""
-    return Path(source).exists() or source.startswith("/")
-
-
-def public_name(source: str) -> str:
-    """A hub name as it is, a local folder by its last part: no path leaves this machine."""
-    return Path(source).name if is_local(source) else source
 
 
 def base_licence(model: str) -> str:

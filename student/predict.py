@@ -85,7 +85,10 @@ class Predictor:
     def predict(
         self, texts: Sequence[str], *, rationales: bool = False, batch_size: int = 32
     ) -> list[Scored]:
-        """Answers in the order of `texts`; each rationale explains the label it stands beside."""
+        """
+        Answers in the order of `texts`. A rationale is generated from the text alone, not from the
+        label beside it, and may argue for another.
+        """
         if not texts:
             return []
         chances = calibrated(self.scores(texts, batch_size), self._temperature).exp().tolist()

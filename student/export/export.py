@@ -14,8 +14,8 @@ from common.errors import InputError, StudentError, UsageError
 from student.calibration import CALIBRATION
 from student.checkpoint import MANIFEST, Manifest, publish, read_manifest, room_for
 from student.export.check import BOUNDS, Answers, answers, drift, require_faithful
+from student.export.public import CARD, OWN_BASE, is_local, public_manifest
 from student.export.weights import name_base, refuse, write_as_trained, write_merged
-from student.model_card import is_local, public_name
 from student.predict import Predictor
 from student.runtime import EXPORT, ExportFormat, ExportRecord
 from student.tokens import load_tokenizer
@@ -26,7 +26,6 @@ NUMBERS: dict[ExportFormat, tuple[str, ...]] = {
     "ctranslate2": ("int8", "float16", "float32"),
     "onnx": ("int8", "float32"),
 }
-CARD = "README.md"
 
 RenderCard = Callable[[ExportRecord], str]
 
@@ -166,7 +165,7 @@ def merged_manifest(manifest: Manifest) -> Manifest:
     """What a merged student is: no adapter, no 4-bit base, no folder of this machine."""
     public = _public(manifest)
     student = public.student.model_copy(update={"lora": None, "quantization": None})
-    return public.model_copy(update={"student": student, "base": public_name(manifest.base)})
+    return public.model_copy(update={"student": student})
 
 
 def trained_manifest(manifest: Manifest) -> Manifest:
@@ -174,21 +173,18 @@ def trained_manifest(manifest: Manifest) -> Manifest:
     What a student exported as it was trained is: it names no folder of this machine, but for the
     local base that an adapter is read onto (require_publishable).
     """
-    base = manifest.base if manifest.student.lora else public_name(manifest.base)
-    return _public(manifest).model_copy(update={"base": base})
+    public = _public(manifest)
+    return public.model_copy(update={"base": manifest.base}) if manifest.student.lora else public
 
 
 def _public(manifest: Manifest) -> Manifest:
-    # The tokenizer lies in every export, so its source is needed no more.
-    model = public_name(manifest.student.model)
-    student = manifest.student.model_copy(update={"tokenizer": None, "model": model})
-    return manifest.model_copy(update={"student": student})
+    return Manifest.model_validate(public_manifest(manifest.model_dump(mode="json")))
 
 
 def require_publishable(form: ExportFormat, manifest: Manifest) -> None:
     """Raises UsageError for an export that only this machine could read: see trained_manifest."""
     base = manifest.base
-    if form == "hf" and manifest.student.lora and base != "base" and is_local(base):
+    if form == "hf" and manifest.student.lora and base != OWN_BASE and is_local(base):
         raise UsageError(
             f"export --push: the adapter is read onto the local folder '{base}', which nobody else "
             "has; use --format merged, which holds whole weights."

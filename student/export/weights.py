@@ -9,15 +9,14 @@ import torch
 
 from common.errors import StudentError
 from student.checkpoint import Manifest
-from student.model_card import public_name
+from student.export.public import CARD, adapter_on, public_config
 from student.models.load import AUTO_CLASSES, Plan, load_weights
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 
 
 def write_as_trained(folder: Path, target: Path) -> None:
     """Copy a model folder: whole weights, or an adapter that names its base."""
-    # peft's own card is empty but for the base's place on this machine.
-    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD))
     for path in target.rglob("config.json"):
         mend_config(path)
 
@@ -26,8 +25,7 @@ def name_base(folder: Path, base: str) -> None:
     """Let an adapter name the base its manifest names; a tiny one lies in the folder itself."""
     path = folder / "adapter_config.json"
     tree = json.loads(path.read_text("utf-8"))
-    text = json.dumps({**tree, "base_model_name_or_path": base}, indent=2)
-    path.write_text(text + "\n", "utf-8")
+    path.write_text(json.dumps(adapter_on(tree, base), indent=2) + "\n", "utf-8")
 
 
 def write_merged(folder: Path, manifest: Manifest, target: Path) -> None:
@@ -76,24 +74,11 @@ def _take_dequantised(model: Any, manifest: Manifest, base: str) -> None:
 
 
 def mend_config(path: Path) -> None:
-    """
-    Make a config.json fit for other libraries and other machines.
-
-    transformers 5 calls every T5 tied: where the output matrix is its own, the file says so here,
-    or others believe it and scale the output. The halves of a warm-started encoder-decoder name the
-    folder they were read from: its last part stays.
-    """
+    """Make a config.json fit for other libraries and other machines; see public_config."""
     tree = json.loads(path.read_text("utf-8"))
-    mended = {**tree, **{k: _without_place(v) for k, v in tree.items() if isinstance(v, dict)}}
-    if tree.get("scale_decoder_outputs") is False:
-        mended["tie_word_embeddings"] = False
+    mended = public_config(tree)
     if mended != tree:
         path.write_text(json.dumps(mended, indent=2) + "\n", "utf-8")
-
-
-def _without_place(part: dict[str, Any]) -> dict[str, Any]:
-    source = part.get("_name_or_path")
-    return {**part, "_name_or_path": public_name(source)} if source else part
 
 
 def refuse(form: str, kind: str, instead: str) -> StudentError:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from common.records import Prediction
+from student.export.public import CARD, public_files
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 _BLOCK = 1 << 18
+
+Members = dict[Path, bytes | None]  # the files of an archive; bytes: in place of their content
 
 
 def csv_rows(predictions: Iterable[Prediction], labels: list[str]) -> Iterator[str]:
@@ -44,11 +47,21 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
-def archive(folder: Path, name: str) -> Iterator[bytes]:
-    """The regular files of a folder as a tar stream; memory holds a few blocks."""
+def model_members(folder: Path) -> Members:
+    """
+    What others get of a model folder: its regular files, those that name places of this machine
+    with other content. Raises StudentError.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    told = public_files(folder)
+    return {file: told.get(file) for file in files if file.name != CARD}
+
+
+def archive(folder: Path, name: str, members: Members) -> Iterator[bytes]:
+    """Files of a folder as a tar stream, with their own content or another; memory: few blocks."""
     blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=8)
     gone = threading.Event()
-    writer = threading.Thread(target=_pack, args=(folder, name, blocks, gone), daemon=True)
+    writer = threading.Thread(target=_pack, args=(folder, name, members, blocks, gone), daemon=True)
     writer.start()
     try:
         while (block := blocks.get()) is not None:
@@ -58,7 +71,11 @@ def archive(folder: Path, name: str) -> Iterator[bytes]:
 
 
 def _pack(
-    folder: Path, name: str, blocks: "queue.Queue[bytes | None]", gone: threading.Event
+    folder: Path,
+    name: str,
+    members: Members,
+    blocks: "queue.Queue[bytes | None]",
+    gone: threading.Event,
 ) -> None:
     class Sink(io.RawIOBase):
         def writable(self) -> bool:
@@ -75,10 +92,19 @@ def _pack(
 
     try:
         with tarfile.open(fileobj=Sink(), mode="w|", bufsize=_BLOCK) as tar:
-            for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-                tar.add(file, arcname=f"{name}/{file.relative_to(folder).as_posix()}")
+            for file, content in members.items():
+                _add(tar, file, f"{name}/{file.relative_to(folder).as_posix()}", content)
     except BrokenPipeError:
         return
     finally:
         if not gone.is_set():
             blocks.put(None)
+
+
+def _add(tar: tarfile.TarFile, file: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        tar.add(file, arcname=name)
+        return
+    info = tar.gettarinfo(file, arcname=name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))

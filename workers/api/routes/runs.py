@@ -17,7 +17,7 @@ from common.records import Prediction
 from common.task import load_task
 from workers.api import jobs_desk
 from workers.api.auth import Reader
-from workers.api.exports import archive, csv_rows, json_rows
+from workers.api.exports import archive, csv_rows, json_rows, model_members
 from workers.api.listing import decode_cursor, encode_cursor, page_of
 from workers.api.models import (
     PredictRequest,
@@ -127,17 +127,19 @@ async def read_predictions(
 
 
 @router.get("/{run_id}/systems/{system}/model", response_class=StreamingResponse,
-            responses={**responses(404), 200: {"description": "A tar archive of safetensors, "
+            responses={**responses(404, 409), 200: {"description": "A tar archive of safetensors, "
             "tokenizer and manifest", "content": {"application/x-tar": {"schema": {
                 "type": "string", "format": "binary"}}}}})  # fmt: skip
 async def read_model(
     request: Request, run_id: RunId, system: System, token: Reader
 ) -> StreamingResponse:
-    """The trained model as an archive."""
-    folder = model_folder(services_of(request), run_id, system)
+    """The trained model as an archive; its files name no place on the server."""
+    folder = await to_thread.run_sync(model_folder, services_of(request), run_id, system)
+    members = await to_thread.run_sync(model_members, folder)
     name = f"{run_id}-{system}"
     headers = {"Content-Disposition": f'attachment; filename="{name}.tar"'}
-    return StreamingResponse(archive(folder, name), media_type="application/x-tar", headers=headers)
+    blocks = archive(folder, name, members)
+    return StreamingResponse(blocks, media_type="application/x-tar", headers=headers)
 
 
 @router.post("/{run_id}/predict", response_model=PredictResponse,
