@@ -206,10 +206,9 @@ def _checked(
 
 def _asked(folder: Path, texts: Sequence[str], threads: int | None) -> Answers:
     """What the student or export in `folder` answers; its weights are not kept."""
-    found = answers(Predictor.load(folder, threads=threads), texts)
-    gc.collect()  # models hang in cycles with the hooks of their libraries
+    gc.collect()  # models hang in cycles with the hooks of their libraries: what came before goes
     torch.cuda.empty_cache()
-    return found
+    return answers(Predictor.load(folder, threads=threads), texts)
 
 
 def _write_record(folder: Path, record: ExportRecord) -> None:

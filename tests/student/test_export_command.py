@@ -180,3 +180,22 @@ def test_mistakes_get_one_sentence(run: RunDirectory, capsys: pytest.CaptureFixt
         error = capsys.readouterr().err.strip()
         assert told in error
         assert error.count("\n") == 0
+
+
+def test_help_tells_the_memory_an_export_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert finstill("export", "--help") == 0
+
+    assert "4 bytes of RAM a weight" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_bad_out_is_one_sentence(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "file/below"):
+        code = finstill("export", run.run_id, "--out", str(tmp_path / out))
+
+        assert code == 2
+        error = capsys.readouterr().err.strip()
+        assert f"cannot write to '{tmp_path / out}' (Not a directory)" in error
+        assert error.count("\n") == 0
