@@ -109,7 +109,7 @@ def _prediction(
     half = bool(student.lora) and training.precision == "bf16"
     scoring = (34.0 if half else 68.0) * width * MOST_TOKENS
     writing = 0.0
-    if training.rationale_weight > 0 and student.architecture != "classifier":
+    if training.teaches_rationales(student.architecture):
         heads = config.num_attention_heads
         shared = getattr(config, "num_key_value_heads", heads) / heads
         cache = 2 * (2 if half else 4) * layers * width * shared
@@ -140,7 +140,7 @@ def _example(
     student: StudentConfig, training: TrainingConfig, text: int, reason: int
 ) -> tuple[int, int]:
     """(tokens through the model, target tokens) of an example."""
-    explained = training.rationale_weight > 0 and student.architecture != "classifier"
+    explained = training.teaches_rationales(student.architecture)
     if student.prompt == "fingpt":
         text += FINGPT_PROMPT
     contexts = 1

@@ -175,7 +175,7 @@ def newest_checkpoint(folder: Path, expected: str) -> Path | None:
         if not (c / OPTIMIZER).is_file() or read_manifest(c).identity != expected
     ]
     for stranger in strangers:
-        logger.info("removing %s: it belongs to another training", stranger.name)
+        logger.info("removing %s: of another training or an earlier version", stranger.name)
         shutil.rmtree(stranger)
     ours = [c for c in checkpoints if c not in strangers]
     return ours[-1] if ours else None

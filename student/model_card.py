@@ -169,7 +169,7 @@ def _limits(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield from ("## Limits", "")
     yield f"- Reads the first {manifest.student.max_input_tokens} tokens of one text at a time."
     yield f"- Judged on {facts.data} only; other sources, languages and years may differ."
-    if manifest.training.rationale_weight:
+    if manifest.training.teaches_rationales(manifest.student.architecture):
         yield "- Its rationales are generated text: fluent is not faithful; check the numbers."
         yield (
             "- A rationale is generated from the text alone, not from the label beside it, and may "

@@ -32,7 +32,7 @@ def read_state(path: Path) -> Any:
         return _unpacked(json.loads(file.metadata()[_KEY]), tensors)
 
 
-def _packed(value: Any, tensors: dict[str, Tensor], seen: dict[tuple[int, ...], str]) -> Any:
+def _packed(value: Any, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -47,12 +47,14 @@ def _packed(value: Any, tensors: dict[str, Tensor], seen: dict[tuple[int, ...], 
     raise TypeError(f"a {type(value).__name__} has no place in a checkpoint")
 
 
-def _kept(value: Tensor, tensors: dict[str, Tensor], seen: dict[tuple[int, ...], str]) -> str:
+def _kept(value: Tensor, tensors: dict[str, Tensor], seen: dict[tuple[Any, ...], str]) -> str:
     """The name of a tensor in the file. 8-bit optimizers share a table between all parameters."""
-    place = (value.data_ptr(), *value.shape, *value.stride()) if value.numel() else (id(value),)
+    place = (value.data_ptr(), value.dtype, *value.shape, *value.stride())
     if place not in seen:
+        kept = value.detach().cpu().contiguous()
+        part = kept.untyped_storage().nbytes() > kept.numel() * kept.element_size()
         seen[place] = str(len(tensors))
-        tensors[seen[place]] = value.detach().cpu().contiguous()
+        tensors[seen[place]] = kept.clone() if part else kept  # safetensors refuses shared memory
     return seen[place]
 
 

@@ -49,7 +49,8 @@ class TrainingConfig(Section):
     unlike length can be compared at equal tokens seen. `example_weight: confidence` multiplies each
     example's weight by the teachers' confidence in its label (1 where none is stated, as for gold).
     `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
-    [none] nothing. `devices`: so many processes, one each, with equal shares of a batch.
+    [none] nothing. `gradient_checkpointing` unset: on for 4-bit students alone.
+    `devices`: so many processes, one each, with equal shares of a batch.
     `length_pool`: so many batches are sorted by length together and then shuffled (1: purely random
     batches). `row_tokens`: causal students pack several examples into rows of about this many
     tokens.

@@ -74,6 +74,11 @@ def add_lora(
     """
     whole = {part for name in fresh for part in name.split(".") if part in (*HEADS, POOLER)}
     targets = {n: s for n, s in _targets(model, lora).items() if not set(n.split(".")) & whole}
+    if not targets:
+        raise ConfigError(
+            f"student.lora.targets: {lora.targets} names only layers that start fresh and are "
+            "trained whole anyway; expected layers of the checkpoint, or all-linear."
+        )
     name, narrowest = min(targets.items(), key=lambda item: min(item[1]))
     if lora.rank > min(narrowest):
         raise ConfigError(

@@ -217,6 +217,15 @@ def test_lora_targets_the_model_does_not_have_are_named(
         load(task, folders("llama"), "causal", lora={"targets": ["qkv"]})
 
 
+def test_adapters_on_nothing_but_a_fresh_head_are_refused(
+    task: TaskDefinition, folders: Callable[[str], Path]
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"targets: \['classifier'\] names only layers that start"
+    ):
+        load(task, folders("bert"), "classifier", lora={"rank": 2, "targets": ["classifier"]})
+
+
 def test_adapters_beside_fresh_frozen_weights_are_refused(
     task: TaskDefinition, folders: Callable[[str], Path]
 ) -> None:

@@ -47,6 +47,18 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
             assert torch.equal(tensor, wanted)
 
 
+def test_views_of_one_tensor_come_back_as_what_they_are(tmp_path: Path) -> None:
+    whole = torch.arange(12.0)
+    rows = whole.view(3, 4)
+    state = {"first": rows[0], "last": rows[2], "turned": rows[:2].T}
+
+    write_state(state, tmp_path / "s.safetensors")
+    found = read_state(tmp_path / "s.safetensors")
+
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
 def test_random_states_come_back(tmp_path: Path) -> None:
     random.gauss(0, 1)  # leaves a number for the next call
     np.random.standard_normal()  # so does numpy's
