@@ -10,7 +10,8 @@ import torch
 from common.errors import StudentError
 from student.checkpoint import Manifest
 from student.export.public import CARD, adapter_on, public_config
-from student.models.load import AUTO_CLASSES, Plan, load_weights
+from student.models.load import Plan, load_weights
+from student.models.reload import read_adapter, read_whole
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 
 
@@ -43,21 +44,20 @@ def merged_model(folder: Path, manifest: Manifest) -> Any:
     Merging into 4-bit weights rounds the adapter away (a loss of 1.43 became 8.52 in our
     measurements). The adapter goes into the base in full precision, and where it was trained on
     4-bit weights, into the values those stand for: that is the function that was trained and
-    judged, while the original weights are close to it only.
+    judged, while the original weights are close to it only. Raises StudentError for damaged files.
     """
     quiet_libraries()
     if not manifest.student.lora:
-        auto = AUTO_CLASSES[manifest.student.architecture]
-        return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    from peft import PeftModel
-
+        plain = manifest.student.model_copy(update={"attention": "eager"})
+        return read_whole(folder, plain, Plan())
     base = str(folder / "base" if manifest.base == "base" else manifest.base)
     whole = manifest.student.model_copy(update={"quantization": None})
     model, _ = load_weights(whole, manifest.task, base, Plan())
     if manifest.student.quantization:
         _take_dequantised(model, manifest, base)
+    adapted = read_adapter(model, folder, base)
     with outdated_calls_forgiven():
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+        return adapted.merge_and_unload()
 
 
 @torch.no_grad()

@@ -33,11 +33,12 @@ def reload_student(
     plan = Plan(compute=compute, device=device)
     tokenizer = load_tokenizer(str(folder))
     tokens = known_tokens(manifest.tokens, tokenizer, folder)
-    model = _adapted(folder, manifest, plan) if config.lora else _whole(folder, config, plan)
+    model = _adapted(folder, manifest, plan) if config.lora else read_whole(folder, config, plan)
     return wrap(config, manifest.task, model, tokenizer, tokens, (), plan)
 
 
-def _whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
+def read_whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
+    """A transformers model from the whole weights in `folder`. Raises StudentError."""
     try:
         return AUTO_CLASSES[config.architecture].from_pretrained(
             folder,
@@ -53,14 +54,19 @@ def _whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
 
 
 def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:
-    from peft import PeftModel
-
     base = folder / "base" if manifest.base == "base" else manifest.base
     model, _ = load_weights(manifest.student, manifest.task, str(base), plan)
     if manifest.student.quantization:
         from student.models.adapters import prepare_quantized
 
         model = prepare_quantized(model, plan.compute, checkpointing=False)
+    return read_adapter(model, folder, str(base))
+
+
+def read_adapter(model: Any, folder: Path, base: str) -> Any:
+    """The adapter in `folder` on the model of `base`. Raises StudentError."""
+    from peft import PeftModel
+
     try:
         with outdated_calls_forgiven():
             return PeftModel.from_pretrained(model, folder)

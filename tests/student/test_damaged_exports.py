@@ -119,3 +119,40 @@ def test_tokens_that_the_tokenizer_does_not_have_are_told(
         Predictor.load(folder)
 
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("damage", [gone("model.safetensors"), cut("model.safetensors", 0.5)])
+def test_a_damaged_student_is_not_merged(
+    damage: Damage, exports: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exports("model"), tmp_path / "copy")
+    damage(folder)
+
+    with pytest.raises(StudentError, match="cannot be loaded") as told:
+        export_student(folder, "merged", tmp_path / "out", ["Sales rose."], threads=1)
+
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [gone("adapter_model.safetensors"), cut("adapter_model.safetensors", 0.5)]
+)
+def test_a_damaged_adapter_is_not_merged(
+    damage: Damage,
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    make_pairs: Callable[[int], list[TrainingPair]],
+    tmp_path: Path,
+) -> None:
+    train_student(
+        student=tiny("causal", "llama", lora={"rank": 2}), task=task, train=make_pairs(8),
+        training=TrainingConfig(max_steps=1, batch_size=8, evaluations=0, seed=5),
+        validation=[], folder=tmp_path, threads=1,
+    )  # fmt: skip
+    damage(tmp_path / "model")
+
+    with pytest.raises(StudentError, match="holds no adapter that fits") as told:
+        export_student(tmp_path / "model", "merged", tmp_path / "out", ["Up."], threads=1)
+
+    assert "\n" not in str(told.value)
