@@ -1,6 +1,5 @@
 """One training in a folder at a time, on one host: a lock that ends with whoever holds it."""
 
-import fcntl
 import os
 import socket
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from common.data.atomic import disk_faults
+from common.data.locks import try_lock
 from common.errors import JobCancelled, StudentBusy
 
 LOCK = ".lock"  # hidden: stores of runs and exports leave such files out
@@ -23,14 +23,15 @@ def alone_in(folder: Path, cancelled: Callable[[], bool]) -> Iterator[None]:
     Hold `folder` for this process; the kernel lets go of it when the process ends, killed or not.
 
     Waits a moment for one who is on the way out. Raises StudentBusy when another process still
-    trains there then, and JobCancelled when `cancelled` says so before.
+    trains there then, JobCancelled when `cancelled` says so before, and ServiceError where the
+    folder's file system locks nothing.
     """
     with disk_faults(folder / LOCK):
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / LOCK).open("a+", encoding="utf-8")
     with stream:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not _taken(stream):
+        while not try_lock(stream, folder / LOCK):
             if cancelled():
                 raise JobCancelled(f"training in '{folder}' was cancelled before it could begin.")
             if time.monotonic() > deadline:
@@ -41,14 +42,6 @@ def alone_in(folder: Path, cancelled: Callable[[], bool]) -> Iterator[None]:
             time.sleep(_POLL_SECONDS)
         _sign(stream, folder)
         yield
-
-
-def _taken(stream: IO[str]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sign(stream: IO[str], folder: Path) -> None:

@@ -13,10 +13,11 @@ from workers.foresight import require_trainable_students, trains_here
 from workers.graph import QUEUES
 from workers.job_records import Job, State
 from workers.jobs import Jobs
+from workers.ownership import is_owned
 from workers.registry import require_workers
 from workers.run_directory import RunDirectory, create_run
 from workers.services import Settings, connect
-from workers.stack import ensure_stack, is_owned, running_stack, stop_stack
+from workers.stack import ensure_stack, running_stack, stop_stack
 from workers.store import store_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ The embedded stack: a private Redis and worker processes for those who run none 
 itself when no job has been active for a while, so that nothing is left behind.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,17 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from common.errors import ServiceError
 from workers.children import Child, stop_all
 from workers.embedded_redis import EmbeddedRedis
 from workers.jobs import Jobs
+from workers.ownership import is_owned, only_one
 from workers.registry import living_workers
 from workers.services import (
     Settings,
@@ -40,7 +38,6 @@ WORKERS: dict[str, list[str]] = {"label": ["label"], "train": ["train", "evaluat
 PROCESSES = {"label": 4, "train": 1}
 LINGER_SECONDS = 30.0
 _NICENESS = 10
-_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 3, 0.01
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -193,12 +190,6 @@ def _ready(settings: Settings) -> str | None:
     return url if url and is_owned(settings) and _all_listen(url) else None
 
 
-def is_owned(settings: Settings) -> bool:
-    """Whether a process looks after the stack; its Redis outlives it and tells nothing."""
-    with only_one(settings) as free:
-        return not free
-
-
 def running_stack(settings: Settings) -> str | None:
     """The Redis address of a stack that is up, or None."""
     try:
@@ -210,20 +201,29 @@ def running_stack(settings: Settings) -> str | None:
 
 
 def stop_stack(settings: Settings, timeout_seconds: float = 30.0) -> None:
-    """Stop this state folder's stack and wait until it is gone; not one that was told to stay."""
+    """
+    Stop this state folder's stack and wait until it is gone; not one that was told to stay.
+
+    One without an address is on its way out already, and is waited for as well.
+    """
     if not is_owned(settings):
         return  # the process id that a killed one has left may be anybody's by now
+    deadline = time.monotonic() + timeout_seconds
+    file = address_file(settings)
     try:
-        address = json.loads(address_file(settings).read_text())
+        address = json.loads(file.read_text())
         if address.get("keep"):
             return
         os.kill(int(address["pid"]), signal.SIGTERM)
+    except FileNotFoundError:
+        pass
     except (OSError, ValueError, KeyError):
         return
-    deadline = time.monotonic() + timeout_seconds
-    while address_file(settings).exists() and time.monotonic() < deadline:
+    while file.exists() and is_owned(settings) and time.monotonic() < deadline:
         time.sleep(0.05)
-    _wait_until_unlocked(settings, deadline)
+    # an address that comes back is that of another stack, which nobody has asked to stop
+    while not file.exists() and is_owned(settings) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def address_file(settings: Settings) -> Path:
@@ -242,35 +242,6 @@ def _all_listen(url: str) -> bool:
     heard = {queue for worker in living_workers(client) for queue in worker.queues}
     client.close()
     return heard >= {queue for queues in WORKERS.values() for queue in queues}
-
-
-@contextmanager
-def only_one(settings: Settings) -> Iterator[bool]:
-    """Whether this process owns the stack for now; one who only looks has it for an instant."""
-    with _lock_file(settings) as stream:
-        yield any(_locked(stream) for _ in range(_LOCK_TRIES))
-
-
-def _locked(stream: IO[str]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(_LOCK_PAUSE_SECONDS)
-        return False
-    return True
-
-
-def _lock_file(settings: Settings) -> IO[str]:
-    settings.state.mkdir(parents=True, exist_ok=True)
-    return (settings.state / "stack.lock").open("w")
-
-
-def _wait_until_unlocked(settings: Settings, deadline: float) -> None:
-    while time.monotonic() < deadline:
-        with only_one(settings) as free:
-            if free:
-                return
-        time.sleep(0.05)
 
 
 def main() -> None:

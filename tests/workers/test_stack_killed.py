@@ -1,5 +1,6 @@
 """An embedded stack that was killed: who comes next starts another and waits for no dead worker."""
 
+import fcntl
 import json
 import os
 import signal
@@ -19,9 +20,10 @@ from workers import client as client_module
 from workers.client import Client
 from workers.embedded_redis import EmbeddedRedis
 from workers.job_records import Job, StageRecord, State
+from workers.ownership import is_owned, only_one
 from workers.registry import announce, living_workers
 from workers.services import Settings, connect, settings_from_environment
-from workers.stack import address_file, ensure_stack, is_owned, stop_stack, write_address
+from workers.stack import address_file, ensure_stack, stop_stack, write_address
 
 pytestmark = pytest.mark.services
 
@@ -85,6 +87,41 @@ def test_a_stranger_with_the_process_id_of_a_killed_stack_is_left_in_peace(
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(0.3)
         stranger.kill()
+
+
+def test_who_stops_a_stack_that_is_ending_already_waits_until_it_has(settings: Settings) -> None:
+    """As `finstill up` does: a stack on its way out has no address any more, but its lock."""
+    with only_one(settings) as owned:
+        stopping = threading.Thread(target=stop_stack, args=(settings,))
+        stopping.start()
+        stopping.join(0.5)
+        waited = stopping.is_alive()
+    stopping.join(5)
+
+    assert (owned, waited, stopping.is_alive()) == (True, True, False)
+
+
+def test_nobody_is_waited_for_longer_than_asked_nor_when_another_stack_has_come(
+    settings: Settings,
+) -> None:
+    with only_one(settings):
+        stop_stack(settings, 0.1)
+        stopping = threading.Thread(target=stop_stack, args=(settings,))
+        stopping.start()
+        address_file(settings).write_text("{}")
+        stopping.join(5)
+
+        assert not stopping.is_alive()
+
+
+def test_those_who_only_look_do_not_take_each_other_for_an_owner(settings: Settings) -> None:
+    settings.state.mkdir()
+    with (settings.state / "stack.lock").open("a+") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        seen = is_owned(settings)
+        fcntl.flock(looker, fcntl.LOCK_EX)
+
+        assert (seen, is_owned(settings)) == (False, True)
 
 
 def test_who_follows_a_job_starts_a_killed_stack_again(

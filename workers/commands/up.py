@@ -9,8 +9,9 @@ import urllib.request
 import click
 
 from common.errors import ServiceError
+from workers.ownership import only_one
 from workers.services import Settings, connect, settings_from_environment
-from workers.stack import Stack, only_one, stop_stack
+from workers.stack import Stack, stop_stack
 from workers.tokens import Tokens
 
 _START_SECONDS = 60.0
