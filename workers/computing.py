@@ -7,16 +7,19 @@ many run at once as have a share each: two that both take every core are tens of
 The locks are flock's: the kernel frees them with the process that held them, however it ended.
 """
 
-import fcntl
+import gc
 import hashlib
 import os
 import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from common.data.locks import try_lock
 from common.errors import ServiceError
 from workers.registry import computing_processes
 from workers.services import Settings, usable_cores
@@ -24,22 +27,32 @@ from workers.services import Settings, usable_cores
 if TYPE_CHECKING:
     import redis
 
+_GATE_SECONDS, _POLL_SECONDS = 2.0, 0.01  # to take a lock or all lasts milliseconds
+_CURE = "set TMPDIR to a folder on a local disk that they can write to"
+
 
 def threads_of(client: "redis.Redis", settings: Settings, run_id: str, stage: str) -> int:
     """
     FINSTILL_THREADS, else the cores of this host divided among its workers' processes.
 
-    A training goes on with as many as it began with, on whatever host: other numbers of threads
-    round otherwise, and it could not end bit-identical.
+    A training goes on with as many as it began with (`keep_threads`), on whatever host: other
+    numbers of threads round otherwise, and it could not end bit-identical.
     """
     if not settings.divides_cores:
         return settings.threads
-    share = max(1, settings.threads // max(1, computing_processes(client)))
-    if not stage.startswith("train:"):
-        return share
-    key = _threads_key(run_id)
-    client.hsetnx(key, stage, share)
-    return int(cast("bytes | None", client.hget(key, stage)) or share)
+    began_with = cast("bytes | None", client.hget(_threads_key(run_id), stage))
+    share = settings.threads // max(1, computing_processes(client))
+    return int(began_with or max(1, share))
+
+
+def keep_threads(client: "redis.Redis", run_id: str, stage: str, threads: int) -> None:
+    """
+    Of a training that has its device and begins.
+
+    While it waits its share may change: kept from the first look, the cores of one that came when
+    a single worker was up were never all free at once.
+    """
+    client.hsetnx(_threads_key(run_id), stage, threads)
 
 
 def forget_threads(client: "redis.Redis", run_id: str, stage: str) -> None:
@@ -68,7 +81,19 @@ def device_for_training(settings: Settings, devices: int) -> Iterator[str | None
         names, needed = core_names(settings.state, cores), min(settings.threads, cores)
         taken = "other trainings have the cores"
     with held(names, needed) as free:
-        yield None if free else f"for the device: {taken} on {socket.gethostname()}"
+        try:
+            yield None if free else f"for the device: {taken} on {socket.gethostname()}"
+        finally:
+            if free:
+                _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """What torch keeps of a GPU for its next tensors, whoever has the GPU by then."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def core_names(state: Path, cores: int) -> list[str]:
@@ -79,26 +104,35 @@ def core_names(state: Path, cores: int) -> list[str]:
 
 @contextmanager
 def held(names: Sequence[str], needed: int) -> Iterator[bool]:
-    """Whether `needed` of the names could be locked; all of them are free again afterwards."""
+    """
+    Whether `needed` of the names could be locked; all of them are free again afterwards.
+
+    One at a time locks them: two that began together would each have some, and neither enough.
+    """
     with ExitStack() as stack:
-        count = 0
-        for name in names:
-            if count < needed and stack.enter_context(_locked(name)):
-                count += 1
-        if count < needed:
-            stack.close()
-        yield count == needed
+        with _locked("gate", _GATE_SECONDS) as passed:
+            free = passed and _enough(stack, names, needed)
+            if not free:
+                stack.close()
+        yield free
+
+
+def _enough(stack: ExitStack, names: Sequence[str], needed: int) -> bool:
+    count = 0
+    for name in names:
+        if count < needed and stack.enter_context(_locked(name)):
+            count += 1
+    return count >= needed
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[bool]:
-    descriptor = _open(Path(tempfile.gettempdir()) / f"finstill-{name}.lock")
+def _locked(name: str, patience_seconds: float = 0.0) -> Iterator[bool]:
+    path = Path(tempfile.gettempdir()) / f"finstill-{name}.lock"
+    descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except BlockingIOError:
-        free = False
-    try:
+        deadline = time.monotonic() + patience_seconds
+        while not (free := try_lock(descriptor, path, cure=_CURE)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
         yield free
     finally:
         os.close(descriptor)
@@ -115,5 +149,5 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise ServiceError(
             f"the lock '{path}' cannot be opened ({error.strerror}); expected a file that workers "
-            "may make and read: set TMPDIR to a folder they can write to."
+            f"may make and read: {_CURE}."
         ) from error

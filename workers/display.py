@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from workers.job_records import WAITS, Job, StageRecord, State
+from workers.job_records import NOTE, REASONS, Job, StageRecord, State
 
 _MARK = {
     State.WAITING: "[dim]·[/]",
@@ -76,20 +76,28 @@ class _PlainLines:
     def __init__(self, console: Console):
         self._console = console
         self._said: dict[str, tuple[State, int]] = {}
+        self._reasons: set[tuple[str, str]] = set()
 
     def show(self, job: Job) -> None:
         for stage in job.stages:
-            tenth = 10 * stage.done // stage.total if stage.total else 0
-            now = (stage.state, tenth if stage.state is State.RUNNING else 0)
-            silent = stage.state in (State.WAITING, State.QUEUED) and WAITS not in stage.info
-            if silent or self._said.get(stage.name) == now:
-                continue
-            self._said[stage.name] = now
-            counted = (
-                f" {stage.done}/{stage.total} {stage.unit}".rstrip() if stage.total > 1 else ""
-            )
-            line = f"{stage.title}: {stage.state}{counted} {note(stage, job)}".rstrip()
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if self._is_new(stage):
+                counted = f"{stage.done}/{stage.total} {stage.unit}" if stage.total > 1 else ""
+                parts = [f"{stage.title}: {stage.state}", counted.rstrip(), note(stage, job)]
+                line = " ".join(part for part in parts if part)
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _is_new(self, stage: StageRecord) -> bool:
+        """Of a stage that waits, why it does, once: it may look for its turn every few seconds."""
+        if stage.state in (State.WAITING, State.QUEUED):
+            why = {(stage.name, str(stage.info[key])) for key in REASONS if key in stage.info}
+            new = not why <= self._reasons
+            self._reasons |= why
+            return new
+        tenth = 10 * stage.done // stage.total if stage.total else 0
+        now = (stage.state, tenth if stage.state is State.RUNNING else 0)
+        new = self._said.get(stage.name) != now
+        self._said[stage.name] = now
+        return new
 
 
 _UNSAID = {"eta_seconds", "seconds"}  # told otherwise: as the time left, and to Prometheus
@@ -109,7 +117,7 @@ def note(stage: StageRecord, job: Job | None = None) -> str:
 
 
 def _said(key: str) -> str:
-    return {"usd": "US$", "note": ""}.get(key, key)
+    return {"usd": "US$", NOTE: ""}.get(key, key)
 
 
 def _rate(stage: StageRecord) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 from common.config import ComparisonConfig, JobConfig, RunConfig
 from common.errors import FinstillError, JobCancelled, JobPaused, ServiceError, StudentBusy
-from workers.computing import device_for_training, forget_threads, threads_of
+from workers.computing import device_for_training, forget_threads, keep_threads, threads_of
 from workers.desk import Desk
 from workers.graph import Stage, is_done, stages_of, wanted_fingerprints
-from workers.job_records import WAITS, Fault, StageRecord, State
+from workers.job_records import NOTE, REASONS, WAITS, Fault, StageRecord, State
 from workers.leases import Lease
 from workers.orphans import Parent
 from workers.registry import computes
@@ -71,7 +71,12 @@ def _execute(desk: Desk, run_id: str, stage_name: str, chunk: int | None) -> boo
 def _with_cores(
     desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage, chunk: int | None, lease: Lease
 ) -> bool:
-    """Work on this task's share of the host; False while a training's device is taken."""
+    """
+    Work on this task's share of the host.
+
+    False while a training's device is taken, and where the lease was lost on the way to it: to ask
+    for the device imports torch, which takes a cold disk tens of seconds.
+    """
     if not computes([stage.queue]):
         _work(desk, run, config, stage, chunk, lease)
         return True
@@ -81,6 +86,10 @@ def _with_cores(
         if wait:
             _say_waiting(desk, run.run_id, stage, wait)
             return False
+        if not lease.renew():
+            return False
+        if stage.verb == "train" and desk.settings.divides_cores:
+            keep_threads(desk.redis, run.run_id, stage.name, threads)
         compute_with(threads)
         _work(desk, run, config, stage, chunk, lease)
     return True
@@ -181,7 +190,7 @@ def _train(desk: Desk, context: StageContext, stage: Stage) -> bool:
         run_stage(stops, stage)
     except StudentBusy as busy:
         logger.warning("%s of %s waits: %s", stage.name, context.run.run_id, busy)
-        _record(desk, context.run.run_id, stage, info={"note": str(busy)})
+        _record(desk, context.run.run_id, stage, info={NOTE: str(busy)})
         raise _CallAgain(SOON_SECONDS) from busy
     except JobCancelled as stopped:
         if context.cancelled():
@@ -218,7 +227,7 @@ def _take_over(desk: Desk, run_id: str, stage: Stage, chunk: int | None) -> bool
             _fail(desk, run_id, stage, error, State.FAILED)
             return False
     started = record.started_at or time.time()
-    info = {name: value for name, value in record.info.items() if name != WAITS}
+    info = {name: value for name, value in record.info.items() if name not in REASONS}
     _record(
         desk, run_id, stage,
         state=State.RUNNING, started_at=started, worker=worker_name(), info=info,

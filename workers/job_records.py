@@ -25,6 +25,8 @@ class State(StrEnum):
 
 ENDED = {State.DONE, State.FAILED, State.CANCELLED, State.PAUSED}
 WAITS = "waits"  # the figure that says what a queued stage waits for
+NOTE = "note"  # the one that is a sentence
+REASONS = (WAITS, NOTE)  # those that say why a stage which came back to the queue did
 # of a labelling stage's counters, what stands beside its bar
 _TOLD = ("cached", "failed", "throttled", "usd")
 

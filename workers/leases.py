@@ -48,7 +48,7 @@ class Lease:
         taken = self._client.set(self._key, self._token, nx=True, px=self._milliseconds)
         self.held = bool(taken)
         if self.held:
-            self._thread = threading.Thread(target=self._renew, daemon=True)
+            self._thread = threading.Thread(target=self._beat, daemon=True)
             self._thread.start()
         return self
 
@@ -65,11 +65,21 @@ class Lease:
             self._quietly(_RELEASE)
         self.held = False
 
-    def _renew(self) -> None:
+    def renew(self) -> bool:
+        """
+        Whether it is still this owner's, by Redis.
+
+        To ask before work that began with a long import: a thread that the interpreter did not let
+        run could neither keep the lease nor notice its loss.
+        """
+        if not self.lost and self._quietly(_RENEW) == 0:
+            self.lost = True
+            logger.warning("lease %s was taken over by another worker", self._key)
+        return not self.lost
+
+    def _beat(self) -> None:
         while not self._stop.wait(self._milliseconds / 3000):
-            if self._quietly(_RENEW) == 0:
-                self.lost = True
-                logger.warning("lease %s was taken over by another worker", self._key)
+            if not self.renew():
                 return
 
     def _quietly(self, script: str) -> object:

@@ -9,6 +9,17 @@ import mmap
 import os
 
 _page = mmap.mmap(-1, 1)
+_process = os.getpid()
+_forked_by: int | None = None
+
+
+def _note_fork() -> None:
+    """In the new process, where `_process` is still the one that forked it, dead or alive."""
+    global _process, _forked_by
+    _forked_by, _process = _process, os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def note_orphaned() -> None:
@@ -17,10 +28,15 @@ def note_orphaned() -> None:
 
 
 class Parent:
-    """The process that started this one, as of now."""
+    """
+    The process that started this one: whoever forked it, else its parent as of now.
+
+    A forked one asks late, after it has fetched a run or imported torch; its parent may have died
+    by then, and the one it has since been given to lives for ever.
+    """
 
     def __init__(self) -> None:
-        self._pid = os.getppid()
+        self._pid = _forked_by or os.getppid()
 
     def gone(self) -> bool:
         """Whether it has ended, or is on its way out because its own parent has."""

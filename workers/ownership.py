@@ -1,5 +1,7 @@
 """Who looks after an embedded stack: a lock in its state folder, as long as its process lives."""
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +17,17 @@ _CURE = "set FINSTILL_STATE to a folder on a local disk"
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[bool]:
-    """Whether this process owns the stack for now; one who only looks has it for an instant."""
+    """
+    Whether this process owns the stack for now.
+
+    The address of an earlier owner, who was killed, is removed: nobody is to take the process of
+    that number for this one.
+    """
     with _lock_file(settings) as stream:
-        yield _owns(stream)
+        owns = _owns(stream)
+        if owns:
+            address_file(settings).unlink(missing_ok=True)
+        yield owns
 
 
 def is_owned(settings: Settings) -> bool:
@@ -28,6 +38,17 @@ def is_owned(settings: Settings) -> bool:
     """
     with _lock_file(settings) as stream:
         return not try_lock(stream, Path(stream.name), shared=True, cure=_CURE)
+
+
+def address_file(settings: Settings) -> Path:
+    """Where a running stack says how to reach it."""
+    return settings.state / "stack.json"
+
+
+def write_address(settings: Settings, url: str, keep: bool = False) -> None:
+    """Announce this process as the owner of the stack."""
+    address = {"redis_url": url, "pid": os.getpid(), "keep": keep}
+    address_file(settings).write_text(json.dumps(address))
 
 
 def _owns(stream: IO[str]) -> bool:

@@ -1,6 +1,10 @@
-"""Which workers listen on which queue: a heartbeat key per worker, seen by everyone."""
+"""
+Which workers listen on which queue: a heartbeat key per worker, seen by everyone.
 
-import json
+Their names stand in a set: to look for the keys themselves would go through all of Redis, where
+each answer of a teacher is a key, and a training that waits for its device asks every two seconds.
+"""
+
 import os
 import signal
 import socket
@@ -18,7 +22,16 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 2.0
 _PREFIX = "finstill:worker:"
+_NAMES = "finstill:workers"
 _HEARD = "finstill:heard:"
+_LIVING = """
+local found = {}
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local record = redis.call('GET', ARGV[1] .. name)
+  if record then found[#found + 1] = record else redis.call('SREM', KEYS[1], name) end
+end
+return found
+"""
 _COMPUTING = {"train", "evaluate"}
 LATELY_SECONDS = 60.0  # a worker that was killed or restarted is back long before
 
@@ -77,16 +90,16 @@ def _beat(
 def _tell(client: "redis.Redis", record: WorkerRecord) -> None:
     with client.pipeline(transaction=False) as pipe:
         pipe.set(_PREFIX + record.name, record.model_dump_json(), px=int(_BEAT_SECONDS * 3000))
+        pipe.sadd(_NAMES, record.name)
         for queue in record.queues:
             pipe.set(_HEARD + queue, record.name, px=int(LATELY_SECONDS * 1000))
         pipe.execute()
 
 
 def living_workers(client: "redis.Redis") -> list[WorkerRecord]:
-    """Every worker whose heartbeat is fresh."""
-    keys = list(client.scan_iter(match=_PREFIX + "*", count=1000))
-    values = cast("list[bytes | None]", client.mget(keys)) if keys else []
-    found = [WorkerRecord.model_validate(json.loads(value)) for value in values if value]
+    """Every worker whose heartbeat is fresh; the names of others are forgotten."""
+    values = cast("list[bytes]", client.eval(_LIVING, 1, _NAMES, _PREFIX))
+    found = [WorkerRecord.model_validate_json(value) for value in values]
     return sorted(found, key=lambda record: record.name)
 
 

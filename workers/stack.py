@@ -22,7 +22,7 @@ from common.errors import ServiceError
 from workers.children import Child, stop_all
 from workers.embedded_redis import EmbeddedRedis
 from workers.jobs import Jobs
-from workers.ownership import is_owned, only_one
+from workers.ownership import address_file, is_owned, only_one, write_address
 from workers.registry import living_workers
 from workers.services import (
     Settings,
@@ -224,17 +224,6 @@ def stop_stack(settings: Settings, timeout_seconds: float = 30.0) -> None:
     # an address that comes back is that of another stack, which nobody has asked to stop
     while not file.exists() and is_owned(settings) and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def address_file(settings: Settings) -> Path:
-    """Where a running stack says how to reach it."""
-    return settings.state / "stack.json"
-
-
-def write_address(settings: Settings, url: str, keep: bool = False) -> None:
-    """Announce this process as the owner of the stack."""
-    address = {"redis_url": url, "pid": os.getpid(), "keep": keep}
-    address_file(settings).write_text(json.dumps(address))
 
 
 def _all_listen(url: str) -> bool:

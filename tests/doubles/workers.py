@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.task import PROJECT_ROOT
 from workers.embedded_redis import EmbeddedRedis
+from workers.registry import WorkerRecord
 from workers.services import Settings, settings_from_environment
 from workers.stack import child_environment
+
+if TYPE_CHECKING:
+    import redis
 
 EVERY_QUEUE = "label,train,evaluate"
 
@@ -31,8 +35,7 @@ def own_redis(folder: Path, **changes: Any) -> Iterator[Settings]:
             runs=folder / "runs",
             state=folder,
             threads=1,
-            lease_seconds=2.0,
-            **changes,
+            **{"lease_seconds": 2.0, **changes},
         )
     finally:
         server.stop()
@@ -77,6 +80,15 @@ class Workers:
         for process in self._running:
             if process.poll() is None:
                 self.kill(process)
+
+
+def note_worker(client: "redis.Redis", name: str, *queues: str, concurrency: int = 1) -> None:
+    """A worker that does nothing and whose heartbeat does not end."""
+    record = WorkerRecord(
+        name=name, queues=list(queues), pid=1, started_at=time.time(), concurrency=concurrency
+    )
+    client.sadd("finstill:workers", name)
+    client.set(f"finstill:worker:{name}", record.model_dump_json())
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 90.0) -> None:

@@ -121,7 +121,7 @@ def test_a_killed_starters_processes_are_gone_at_once_and_the_next_launch_goes_o
     os.kill(starter.pid, signal.SIGKILL)
     starter.join()
 
-    wait_until(lambda: not processes_of(room), 2)
+    wait_until(lambda: not processes_of(room), 10)
 
     assert len(launched) == 2
     assert not (folder / "model").exists(), "ended before it could be killed"

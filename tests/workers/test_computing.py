@@ -1,5 +1,6 @@
 """How cores and devices are shared by the workers of a host."""
 
+import fcntl
 import io
 import os
 import signal
@@ -7,24 +8,36 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from rich.console import Console
 
 from common.config import RunConfig, load_config
+from common.data.locks import try_lock
 from common.errors import ServiceError
 from common.task import CONFIGS, PROJECT_ROOT
-from tests.doubles.workers import Workers, own_redis, wait_until
+from tests.doubles.workers import Workers, note_worker, own_redis, wait_until
+from workers import computing
 from workers.client import Client
-from workers.computing import core_names, forget_threads, held, threads_of
+from workers.computing import (
+    core_names,
+    device_for_training,
+    forget_threads,
+    held,
+    keep_threads,
+    threads_of,
+)
 from workers.display import JobDisplay, note
 from workers.job_records import Job, StageRecord, State
-from workers.registry import WorkerRecord, computing_processes, living_workers
+from workers.registry import computing_processes, living_workers
 from workers.services import Settings, settings_from_environment, usable_cores
 
 
@@ -86,16 +99,74 @@ def test_a_killed_holder_frees_its_device_at_once() -> None:
         assert afterwards
 
 
+def test_of_two_that_begin_together_one_has_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slow enough for the other to come between two of its locks."""
+
+    def slowly(*given: Any, **named: Any) -> bool:
+        time.sleep(0.001)
+        return try_lock(*given, **named)
+
+    monkeypatch.setattr(computing, "try_lock", slowly)
+    names = core_names(Path("/a"), 8)
+    rounds, both = threading.Barrier(2), threading.Barrier(2)
+    got: list[bool] = []
+
+    def train(names: list[str]) -> None:
+        for _ in range(5):
+            rounds.wait(20)
+            with held(names, 8) as free:
+                got.append(free)
+                both.wait(20)
+
+    threads = [threading.Thread(target=train, args=(order,)) for order in (names, names[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert sorted(got) == [False] * 5 + [True] * 5
+
+
+def test_who_does_not_come_to_look_at_the_locks_waits_like_one_who_found_none(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computing, "_GATE_SECONDS", 0.05)
+    with held([], 0), (locks / "finstill-gate.lock").open() as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with held(["gpu-a"], 1) as while_another_looks:
+            pass
+    with held(["gpu-a"], 1) as afterwards:
+        assert (while_another_looks, afterwards) == (False, True)
+
+
+def test_a_gpus_memory_is_given_back_before_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    settings = replace(settings_from_environment(), state=tmp_path, threads=usable_cores())
+    others: list[bool] = []
+
+    def give_back() -> None:
+        with held(core_names(tmp_path, usable_cores()), 1) as free:
+            others.append(free)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", give_back)
+
+    with device_for_training(settings, 1) as first, device_for_training(settings, 1) as second:
+        pass
+
+    assert (first, bool(second)) == (None, True)
+    assert others == [False]
+
+
 def test_a_lock_that_cannot_be_made_is_a_sentence(locks: Path) -> None:
     (locks / "finstill-gpu-a.lock").symlink_to(locks / "elsewhere")
 
     with pytest.raises(ServiceError, match="set TMPDIR to a folder"), held(["gpu-a"], 1):
         pass
-
-
-def worker(client: redis.Redis, name: str, queues: list[str], concurrency: int) -> None:
-    record = WorkerRecord(name=name, queues=queues, pid=1, started_at=0, concurrency=concurrency)
-    client.set(f"finstill:worker:{name}", record.model_dump_json())
 
 
 def test_cores_are_divided_among_the_processes_of_this_host_that_compute(
@@ -105,28 +176,53 @@ def test_cores_are_divided_among_the_processes_of_this_host_that_compute(
     shared, given = (replace(settings, divides_cores=each) for each in (True, False))
 
     assert threads_of(client, shared, "run", "evaluate:a") == 12
-    worker(client, f"{here}:1", ["train"], 4)
-    worker(client, f"{here}:2", ["label", "evaluate"], 2)
-    worker(client, f"{here}:3", ["label"], 16)
-    worker(client, "elsewhere:1", ["train"], 8)
+    note_worker(client, f"{here}:1", "train", concurrency=4)
+    note_worker(client, f"{here}:2", "label", "evaluate", concurrency=2)
+    note_worker(client, f"{here}:3", "label", concurrency=16)
+    note_worker(client, "elsewhere:1", "train", concurrency=8)
 
     assert computing_processes(client) == 6
     assert threads_of(client, shared, "run", "evaluate:a") == 2
     assert threads_of(client, given, "run", "evaluate:a") == 12
-    worker(client, f"{here}:4", ["train"], 100)
+    note_worker(client, f"{here}:4", "train", concurrency=100)
     assert threads_of(client, shared, "run", "evaluate:a") == 1
+
+
+def test_the_names_of_workers_that_are_gone_are_forgotten(client: redis.Redis) -> None:
+    note_worker(client, "north:1", "train")
+    note_worker(client, "north:2", "train")
+    client.delete("finstill:worker:north:1")
+
+    assert [worker.name for worker in living_workers(client)] == ["north:2"]
+    assert client.smembers("finstill:workers") == {b"north:2"}
+
+
+def test_to_look_for_workers_does_not_go_through_all_that_redis_keeps(client: redis.Redis) -> None:
+    client.mset({f"finstill:cache:{number}": "answer" for number in range(2000)})
+    note_worker(client, "north:1", "train")
+    client.config_resetstat()
+
+    living_workers(client)
+
+    calls = {name: asked["calls"] for name, asked in client.info("commandstats").items()}
+    assert not {"cmdstat_scan", "cmdstat_keys"} & calls.keys()
+    assert calls["cmdstat_get"] == 1
 
 
 def test_a_training_goes_on_with_the_threads_it_began_with(client: redis.Redis) -> None:
     settings = replace(settings_from_environment(), threads=8, divides_cores=True)
-    worker(client, f"{socket.gethostname()}:1", ["train"], 2)
+    note_worker(client, f"{socket.gethostname()}:1", "train")
+    looked = threads_of(client, settings, "run", "train:a")
+    note_worker(client, f"{socket.gethostname()}:2", "train")
 
     began = threads_of(client, settings, "run", "train:a")
-    worker(client, f"{socket.gethostname()}:2", ["train"], 2)
+    keep_threads(client, "run", "train:a", began)
+    note_worker(client, f"{socket.gethostname()}:3", "train", concurrency=2)
+    keep_threads(client, "run", "train:a", 2)
     resumed, another = (threads_of(client, settings, "run", f"train:{s}") for s in "ab")
     forget_threads(client, "run", "train:a")
 
-    assert (began, resumed, another) == (4, 4, 2)
+    assert (looked, began, resumed, another) == (8, 4, 4, 2)
     assert threads_of(client, settings, "run", "train:a") == 2
 
 
@@ -166,8 +262,11 @@ QUICK = [
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    with own_redis(tmp_path) as found:
+    with own_redis(tmp_path, lease_seconds=10.0) as found:
         yield found
+
+
+PATIENT = {"FINSTILL_LEASE_SECONDS": "10", "FINSTILL_VISIBILITY_SECONDS": "20"}
 
 
 def small_run(*overrides: str) -> RunConfig:
@@ -190,7 +289,7 @@ def ended(client: Client, run_id: str) -> Job:
 def test_a_training_waits_for_the_device_says_so_and_loses_nothing(
     settings: Settings, tmp_path: Path
 ) -> None:
-    workers = Workers(settings, tmp_path, FINSTILL_THREADS=str(usable_cores()))
+    workers = Workers(settings, tmp_path, FINSTILL_THREADS=str(usable_cores()), **PATIENT)
     client = Client(settings)
     try:
         with ExitStack() as stack:
@@ -224,11 +323,12 @@ def test_a_training_waits_for_the_device_says_so_and_loses_nothing(
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_a_worker_without_a_number_of_threads_shares_the_cores_among_its_processes(
     settings: Settings, tmp_path: Path
 ) -> None:
-    workers = Workers(settings, tmp_path, FINSTILL_THREADS="", OMP_NUM_THREADS="")
+    workers = Workers(settings, tmp_path, FINSTILL_THREADS="", OMP_NUM_THREADS="", **PATIENT)
     client = Client(settings)
     try:
         workers.start(concurrency=2)
@@ -257,6 +357,11 @@ def test_a_screen_without_bars_says_once_what_a_stage_waits_for() -> None:
 
     display(job)
     display(job)
+    stages[0] = stages[0].model_copy(update={"info": {"note": "is trained by another (pid 7)"}})
+    display(job.model_copy(update={"stages": stages}))
+    display(job)
 
-    wanted = "Train a: queued waits for the device: another training has the GPU on north\n"
-    assert screen.getvalue() == wanted
+    assert screen.getvalue().splitlines() == [
+        "Train a: queued waits for the device: another training has the GPU on north",
+        "Train a: queued is trained by another (pid 7)",
+    ]

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import pytest
 import redis
 
 from common.task import CONFIGS
+from tests.doubles.workers import note_worker, wait_until
 from workers.cli import main
 from workers.embedded_redis import EmbeddedRedis
 from workers.foresight import trains_here
 from workers.graph import QUEUES
-from workers.registry import WorkerRecord, announce, living_workers
+from workers.registry import announce, living_workers
 
 DEMO = str(CONFIGS / "demo.yaml")
 MISTAKES = [
@@ -55,16 +55,12 @@ def queue(
     monkeypatch.setenv("REDIS_URL", server.url)
     stop = threading.Event()
     beat = announce(client, list(QUEUES), stop)
-    while not living_workers(client):
-        time.sleep(0.02)
-    yield client
-    stop.set()
-    beat.join()
-
-
-def somewhere(client: redis.Redis, name: str, *queues: str) -> None:
-    record = WorkerRecord(name=name, queues=list(queues), pid=1, started_at=time.time())
-    client.set(f"finstill:worker:{name}", record.model_dump_json())
+    try:
+        wait_until(lambda: living_workers(client), "the heartbeat is there", 20)
+        yield client
+    finally:
+        stop.set()
+        beat.join()
 
 
 @pytest.mark.parametrize(("override", "sentence"), [*MISTAKES, *HERE])
@@ -105,7 +101,7 @@ def test_labels_alone_need_no_model_here_but_a_prompt_that_exists(
 
 
 def test_a_folder_is_not_looked_for_where_another_host_trains(run: Run, queue: redis.Redis) -> None:
-    somewhere(queue, "elsewhere:1", "train")
+    note_worker(queue, "elsewhere:1", "train")
 
     code, said = run("run", DEMO, "--detach", FOLDER)
 
@@ -115,9 +111,9 @@ def test_a_folder_is_not_looked_for_where_another_host_trains(run: Run, queue: r
 
 def test_this_host_trains_when_all_who_train_are_on_it(client: redis.Redis) -> None:
     assert not trains_here(client)
-    somewhere(client, "elsewhere:1", "label")
+    note_worker(client, "elsewhere:1", "label")
     assert not trains_here(client)
-    somewhere(client, f"{socket.gethostname()}:7", "train", "evaluate")
+    note_worker(client, f"{socket.gethostname()}:7", "train", "evaluate")
     assert trains_here(client)
-    somewhere(client, "elsewhere:2", "train")
+    note_worker(client, "elsewhere:2", "train")
     assert not trains_here(client)

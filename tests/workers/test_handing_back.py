@@ -1,6 +1,9 @@
 """A training that its worker cannot go on with is handed back, and nothing of it is lost."""
 
 import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,8 @@ class Workplace:
     def __init__(self, settings: Settings, client: redis.Redis, config: RunConfig):
         self.sent: list[tuple[str, float]] = []
         self.run: RunDirectory = done_alone(settings, config, "label")
-        self._desk = Desk(settings, client, self._send)
-        submit(self._desk, self.run, config, "train")
+        self.desk = Desk(settings, client, self._send)
+        submit(self.desk, self.run, config, "train")
         assert self.sent.pop() == (TRAIN, 0.0)
 
     def _send(self, stage: Stage, run_id: str, chunk: int | None, countdown: float = 0.0) -> None:
@@ -51,10 +54,13 @@ class Workplace:
 
     @property
     def jobs(self) -> Jobs:
-        return self._desk.jobs
+        return self.desk.jobs
 
     def deliver(self) -> StageRecord:
-        assert execute(self._desk, self.run.run_id, TRAIN)
+        assert execute(self.desk, self.run.run_id, TRAIN)
+        return self.record()
+
+    def record(self) -> StageRecord:
         record = self.jobs.stage(self.run.run_id, TRAIN)
         assert record
         return record
@@ -71,9 +77,20 @@ def weights(run: RunDirectory) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks of this test's own: others train on this host too."""
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return replace(settings_from_environment(), runs=tmp_path / "runs", threads=1)
+    return replace(
+        settings_from_environment(), runs=tmp_path / "runs", state=tmp_path, threads=1,
+        divides_cores=True,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -144,3 +161,49 @@ def test_a_job_waits_for_a_local_run_that_trains_the_same_student(
     assert (job.ended, job.fault) == (False, None)
     assert [name for name, _ in place.sent] == [TRAIN]
     assert done.state is State.DONE
+
+
+def test_what_a_training_waited_for_is_not_told_when_its_turn_has_come(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "PATIENCE_SECONDS", 0.1)
+    told: list[str] = []
+
+    def look(_: Parent) -> bool:
+        told.append(note(place.record()))
+        return False
+
+    with alone_in(place.run.system("student"), lambda: False):
+        place.deliver()
+        first = place.record()
+        monkeypatch.setattr(Parent, "gone", look)
+        waits = place.deliver()
+
+    assert "is being trained" in note(first)
+    assert "is being trained" in note(waits)
+    assert told
+    assert not any("is being trained" in each for each in told)
+
+
+def test_a_lease_that_was_lost_on_the_way_to_the_device_ends_the_delivery(
+    place: Workplace, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held up by an import for longer than the lease lasts; its thread has not noticed."""
+    lease = f"finstill:lease:{place.run.run_id}:{TRAIN}"
+    threads = f"finstill:job:{place.run.run_id}:threads"
+
+    @contextmanager
+    def slow(*_: Any) -> Iterator[None]:
+        client.set(lease, "another worker")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.execution.device_for_training", slow)
+        taken = execute(place.desk, place.run.run_id, TRAIN)
+        left, kept = client.get(lease), client.hgetall(threads)
+
+    assert not taken
+    assert (left, kept) == (b"another worker", {})
+    assert place.record().state is State.QUEUED
+    client.delete(lease)
+    assert place.deliver().state is State.DONE

@@ -20,10 +20,10 @@ from workers import client as client_module
 from workers.client import Client
 from workers.embedded_redis import EmbeddedRedis
 from workers.job_records import Job, StageRecord, State
-from workers.ownership import is_owned, only_one
+from workers.ownership import address_file, is_owned, only_one, write_address
 from workers.registry import announce, living_workers
 from workers.services import Settings, connect, settings_from_environment
-from workers.stack import address_file, ensure_stack, stop_stack, write_address
+from workers.stack import ensure_stack, stop_stack
 
 pytestmark = pytest.mark.services
 
@@ -87,6 +87,18 @@ def test_a_stranger_with_the_process_id_of_a_killed_stack_is_left_in_peace(
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(0.3)
         stranger.kill()
+
+
+def test_the_next_owner_is_not_taken_for_the_killed_one_whose_address_lies_there(
+    settings: Settings,
+) -> None:
+    """Its process id is this one's: it would be asked to stop."""
+    settings.state.mkdir()
+    write_address(settings, "unix:///nosuch")
+
+    with only_one(settings):
+        stop_stack(settings, 0.1)
+        assert not address_file(settings).exists()
 
 
 def test_who_stops_a_stack_that_is_ending_already_waits_until_it_has(settings: Settings) -> None:
@@ -161,6 +173,29 @@ def test_a_process_forked_from_a_worker_learns_that_the_worker_was_left_alone() 
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False, timeout=30)
 
     assert done.returncode == 0
+
+
+def test_a_process_whose_worker_died_before_it_first_asked_learns_that_too() -> None:
+    code = (
+        "import os, time\n"
+        "from workers.orphans import Parent\n"
+        "told, tell = os.pipe()\n"
+        "worker = os.fork()\n"
+        "if worker == 0:\n"
+        "    worker = os.getpid()\n"
+        "    if os.fork() == 0:\n"
+        "        while os.getppid() == worker: time.sleep(0.01)\n"
+        "        os.write(tell, b'gone' if Parent().gone() else b'there')\n"
+        "    os._exit(0)\n"
+        "os.waitpid(worker, 0)\n"
+        "os.close(tell)\n"
+        "print(os.read(told, 9).decode())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30
+    )
+
+    assert done.stdout == "gone\n"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from workers.api.models import JobRequest
 from workers.api.problems import Problem, not_found
 from workers.api.state import Services
 from workers.api.submission import inline, named
-from workers.foresight import require_trainable_students
+from workers.foresight import require_trainable_students, trains_here
 from workers.graph import QUEUES
 from workers.job_records import Job, State
 from workers.registry import require_workers
@@ -43,7 +43,8 @@ def take(
     def work() -> str:
         nonlocal queued
         config = resolve(services, request)
-        require_trainable_students(config, request.kind, here=False)
+        here = trains_here(services.redis)
+        require_trainable_students(config, request.kind, here=here)
         run = create_run(services.settings.runs, config)
         queued = _queue(services, run, config, request.kind)
         return run.run_id

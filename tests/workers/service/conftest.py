@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ import redis
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from tests.doubles.workers import note_worker
 from workers.api.app import create_app
 from workers.api.datasets import DatasetStore, Received
 from workers.api.state import Options
@@ -39,9 +39,7 @@ def settings(tmp_path: Path, server: EmbeddedRedis) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, client: redis.Redis) -> FastAPI:
-    record = {"name": "host:1", "queues": ["label", "train", "evaluate"], "pid": 1}
-    record["started_at"] = time.time()
-    client.set("finstill:worker:host:1", json.dumps(record))
+    note_worker(client, "host:1", "label", "train", "evaluate")
     return create_app(settings, Options(most_upload_bytes=32 << 20))
 
 
