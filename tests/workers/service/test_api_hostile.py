@@ -15,7 +15,7 @@ from workers.tokens import Tokens, token_id_of
 Headers = dict[str, str]
 UPLOAD = "upload:" + "0" * 64
 Tree = dict[str, Any]
-BOOKKEEPING = (b"finstill:rate:", b"finstill:token", b"finstill:worker:")
+BOOKKEEPING = (b"finstill:rate:", b"finstill:token", b"finstill:worker")
 
 
 @pytest.fixture
