@@ -197,8 +197,8 @@ def test_untied_t5_keeps_its_probabilities_through_ctranslate2(
     start = json.loads((target / "ctranslate2" / "config.json").read_text())
     start["decoder_start_token"] = None
     (target / "ctranslate2" / "config.json").write_text(json.dumps(start))
-    both = (answers(Predictor.load(place), texts) for place in (folder, target))
-    found = drift(*both, tie=1e-3)
+    own, other = (answers(Predictor.load(place), texts) for place in (folder, target))
+    found = drift(own, other, tie=1e-3)
     with pytest.raises(StudentError, match="does not answer like its student"):
         require_faithful(found, BOUNDS["float32"], "ctranslate2")
 
