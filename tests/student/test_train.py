@@ -291,8 +291,13 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize("error", FULL)
-@pytest.mark.parametrize("place", ["student.resume.write_state", "student.job.write_calibration"])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        *(("student.resume.write_state", error) for error in FULL),
+        ("student.job.write_calibration", FULL[-1]),
+    ],
+)
 def test_full_disk_is_told_and_the_training_goes_on_from_where_it_was(
     place: str,
     error: Exception,
