@@ -40,7 +40,7 @@ from benchmarks.shapes import SHAPES, random_model
 from common.config import load_config
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
-from student.defaults import hyperparameters
+from student.defaults import Hyperparameters, hyperparameters
 from student.scoring import MOST_TOKENS
 
 TEXTS, SENTENCE, LONGEST, RATIONALE, LONGEST_RATIONALE = 3271, 33, 171, 21, 40
@@ -96,7 +96,7 @@ def needs(student: StudentConfig, training: TrainingConfig) -> Needs:
         logits = 0.0
     training_bytes = weights + state + (kept or unit * layers) + logits + OVERHEAD
     judging = _prediction(model, student, training, weights + 4.0 * adapters)
-    seconds = _seconds(linear, layers, micro, student, training)
+    seconds = _seconds(linear, layers, chosen, student, training)
     return Needs(count, weights, judging, max(training_bytes, judging), seconds)
 
 
@@ -155,13 +155,17 @@ def _longest(student: StudentConfig, training: TrainingConfig) -> tuple[int, int
 
 
 def _seconds(
-    linear: int, layers: int, micro: int, student: StudentConfig, training: TrainingConfig
+    linear: int,
+    layers: int,
+    chosen: Hyperparameters,
+    student: StudentConfig,
+    training: TrainingConfig,
 ) -> float:
     each, _ = _example(student, training, SENTENCE, RATIONALE)
     tokens = training.max_tokens or training.epochs * TEXTS * each
     per_weight = 4 if student.lora else 6
-    per_weight += 2 * hyperparameters(student, training).gradient_checkpointing
-    launches = math.ceil(tokens / each / micro) * layers * LAUNCH_SECONDS
+    per_weight += 2 * chosen.gradient_checkpointing
+    launches = math.ceil(tokens / each / chosen.micro_batch_size) * layers * LAUNCH_SECONDS
     launches *= 1 + bool(student.quantization)  # weights are unpacked before every product
     return tokens * linear * per_weight / FLOPS + launches
 

@@ -10,7 +10,6 @@ FOLDER/tiny-base/                  the random weights a tiny student started fro
 """
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from torch import nn
 
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
+from common.data.atomic import tells_full_disk
 from common.errors import DiskFull, FinstillError, StudentError
 from common.fingerprint import digest
 from common.records import Record, TrainingPair
@@ -209,9 +209,7 @@ def room_for(path: Path) -> Iterator[None]:
     except FinstillError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors, shutil and CTranslate2 (a bare Exception) tell it in words alone
-        if full or os.strerror(errno.ENOSPC) in str(error) or "os error 28" in str(error):
+        if tells_full_disk(error):
             raise DiskFull(
                 f"the disk is full: '{path}' could not be written; free space and retry."
             ) from error

@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import Trainer
 
 from student.checkpoint import OPTIMIZER
 from student.state_file import read_state, write_state
+from student.steps import random_state, restore_random_state
 
 
 class SafetensorsTrainer(Trainer):
@@ -40,8 +40,7 @@ class SafetensorsTrainer(Trainer):
         state = {
             "python": random.getstate(),
             "numpy": np.random.get_state(),  # libraries draw from it
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "torch": random_state(),
         }
         write_state(state, folder / self._random_file())
 
@@ -52,9 +51,7 @@ class SafetensorsTrainer(Trainer):
         state = read_state(path)
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
-        torch.set_rng_state(state["cpu"])
-        if state["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda"])
+        restore_random_state(state["torch"])
 
     def _random_file(self) -> str:
         return f"random-{self.args.process_index}-of-{self.args.world_size}.safetensors"

@@ -108,5 +108,5 @@ def random_state() -> tuple[Tensor, Any]:
 
 def restore_random_state(state: tuple[Tensor, Any]) -> None:
     torch.set_rng_state(state[0])
-    if state[1] is not None:
+    if state[1] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state[1])

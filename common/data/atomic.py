@@ -45,12 +45,20 @@ def disk_faults(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror}; choose another folder."
         ) from error
     except OSError as error:
-        if error.errno not in _FULL:
+        if not tells_full_disk(error):
             raise
         raise DiskFull(
             f"{path} could not be written, the disk is full ({error.strerror}); "
             "free some space and start again: what was finished is kept."
         ) from error
+
+
+def tells_full_disk(error: Exception) -> bool:
+    """Whether a write failed for want of room, by its number or, without one, in its words."""
+    # safetensors, shutil and CTranslate2 (a bare Exception) tell it in words alone
+    said = str(error)
+    words = os.strerror(errno.ENOSPC) in said or "os error 28" in said
+    return getattr(error, "errno", None) in _FULL or words
 
 
 def _sync_folder(folder: Path) -> None:

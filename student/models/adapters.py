@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from common.config.student import LoraSection, StudentConfig
 from common.errors import ConfigError
-from student.models.load import HEADS, POOLER
+from student.models.load import HEADS, answering_part
 from student.quiet import outdated_calls_forgiven
 from student.tokens import first_line
 
@@ -72,7 +72,7 @@ def add_lora(
 
     Raises ConfigError for targets it does not have or that take none, and for a rank above them.
     """
-    whole = {part for name in fresh for part in name.split(".") if part in (*HEADS, POOLER)}
+    whole = {part for name in fresh if (part := answering_part(name))}
     targets = {n: s for n, s in _targets(model, lora).items() if not set(n.split(".")) & whole}
     if not targets:
         raise ConfigError(

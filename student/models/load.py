@@ -93,7 +93,7 @@ def load_student(
     if config.lora:
         from student.models.adapters import add_lora, prepare_quantized  # loads peft: seconds
 
-        if frozen := sorted(name for name in fresh if not _is_answering(name)):
+        if frozen := sorted(name for name in fresh if not answering_part(name)):
             raise StudentError(
                 f"student.lora: '{source}' starts with {len(frozen)} fresh weights, such as "
                 f"{frozen[0]}, which adapters would freeze at random; expected no `lora:` here: "
@@ -184,13 +184,16 @@ def _from_pretrained(
     if config.architecture != "classifier":
         return model, set(), missing
     # A classifier's head, and the pooler under it, is fresh when an encoder is fine-tuned.
-    head = {k for k in missing if _is_answering(k)}
+    head = {k for k in missing if answering_part(k)}
     return model, head, [k for k in missing if k not in head]
 
 
-def _is_answering(name: str) -> bool:
-    """Whether a weight belongs to a classifier's head or the pooler under it."""
-    return name.split(".")[0] in HEADS or POOLER in name.split(".")
+def answering_part(name: str) -> str | None:
+    """The part a weight belongs to if that is a classifier's head or the pooler under it."""
+    parts = name.split(".")
+    if parts[0] in HEADS:
+        return parts[0]
+    return POOLER if POOLER in parts else None
 
 
 def _options(config: StudentConfig, plan: Plan) -> dict[str, Any]:

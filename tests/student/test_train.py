@@ -61,6 +61,14 @@ class Killed(BaseException):
     """Stands for a process that is gone in mid-step: nothing gets to clean up."""
 
 
+def die_at(step: int) -> TrainingHooks:
+    def progress(state: TrainingProgress) -> None:
+        if state.step == step:
+            raise Killed
+
+    return TrainingHooks(progress=progress)
+
+
 def settings(**more: Any) -> TrainingConfig:
     values = {"epochs": 3, "batch_size": 8, "micro_batch_size": 4, "seed": 5, "evaluations": 3}
     return TrainingConfig.model_validate({**values, "checkpoint_every_steps": 2, **more})
@@ -131,13 +139,6 @@ def test_killed_and_resumed_training_ends_bit_identical(
 ) -> None:
     pairs, config = make_pairs(37), tiny(architecture, family, dropout=0.1)
     undisturbed = run(config, task, pairs, tmp_path / "a")
-
-    def die_at(step: int) -> TrainingHooks:
-        def progress(state: TrainingProgress) -> None:
-            if state.step == step:
-                raise Killed
-
-        return TrainingHooks(progress=progress)
 
     for step in (3, 7, 8):
         with pytest.raises(Killed):
@@ -267,12 +268,8 @@ def test_checkpoint_of_an_earlier_version_is_set_aside_and_the_training_begins_a
 ) -> None:
     pairs, config = make_pairs(29), tiny("seq2seq", "t5")
 
-    def die(state: TrainingProgress) -> None:
-        if state.step == 5:
-            raise Killed
-
     with pytest.raises(Killed):
-        run(config, task, pairs, tmp_path, TrainingHooks(progress=die))
+        run(config, task, pairs, tmp_path, die_at(5))
     (tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.safetensors").rename(
         tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.pt"
     )
