@@ -242,7 +242,11 @@ class Ours:
 
     def __init__(self, variant: Variant, args: argparse.Namespace):
         causal = variant.form == "packed"
-        student = StudentConfig(architecture="causal" if causal else "seq2seq", model=args.model)
+        student = StudentConfig(
+            architecture="causal" if causal else "seq2seq",
+            model=args.model,
+            task_signal="decoder" if variant.form == "decoder" else "prefix",
+        )
         training = TrainingConfig(
             batch_size=args.effective,
             micro_batch_size=args.micro_batch,

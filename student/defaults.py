@@ -25,6 +25,9 @@ class Hyperparameters:
 # Hsieh et al. 2023, run.py: lr 5e-5; the schedule is the Trainer's linear one. T5's own guide asks
 # for 1e-4 to 3e-4 with AdamW; 1e-4 lies between and is what Flan-T5's small sizes need.
 SEQ2SEQ = Hyperparameters(1e-4, 0.06, "linear", 0.0, 16)
+# With the decoder's signal an example is encoded once, not twice: 32 of them take less memory than
+# the authors' two passes over 16, in both precisions, and a bf16 step 12 % less time than halves.
+SEQ2SEQ_DECODER = replace(SEQ2SEQ, micro_batch_size=32)
 # Radford et al. 2018 (GPT), section 4.1: fine-tuning at 6.25e-5, linear decay, warm-up 0.2 %,
 # weight decay 0.01; GPT-2 kept the recipe.
 CAUSAL = Hyperparameters(6.25e-5, 0.03, "linear", 0.01, 16)
@@ -58,7 +61,7 @@ def _defaults(student: StudentConfig) -> Hyperparameters:
         return QUANTIZED if student.quantization else LORA
     match student.architecture:
         case "seq2seq":
-            return SEQ2SEQ
+            return SEQ2SEQ_DECODER if student.task_signal == "decoder" else SEQ2SEQ
         case "causal":
             return CAUSAL
         case "classifier":

@@ -26,14 +26,17 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """
-    transformers.models.gpt2.modeling_gpt2.eager_attention_forward, (B, heads, L, D) each, to
+    The eager_attention_forward of transformers' GPT-2, BERT and T5, (B, heads, L, D) each, to
     (B, L, heads, D) and the weights.
     """
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(-1, -2)) * factor
+    if position_bias is not None:
+        scores = scores + position_bias
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1).type(value.dtype)
@@ -45,9 +48,24 @@ AttentionInterface.register(QUICK, attend)
 AttentionMaskInterface.register(QUICK, eager_mask)
 
 
+# Families whose eager attention is the one above, each with its name for the dropout in it.
+DROPOUT = {
+    "gpt2": "attn_pdrop",
+    "bert": "attention_probs_dropout_prob",
+    "t5": "dropout_rate",
+    "mt5": "dropout_rate",
+}
+
+
 def quicken_attention(model: Any) -> None:
-    """Let an eager GPT-2 attend by the function above; other families stay as they are."""
+    """Let an eager model of these families attend by the function above; others stay as is."""
     config = model.config
-    eager = config.model_type == "gpt2" and config._attn_implementation == "eager"
-    if eager and not config.reorder_and_upcast_attn and config.attn_pdrop:
+    rate = getattr(config, DROPOUT.get(config.model_type, ""), 0.0)
+    eager = config._attn_implementation == "eager"
+    if eager and rate and not getattr(config, "reorder_and_upcast_attn", False):
         model.set_attn_implementation(QUICK)
+        # In an encoder-decoder made of two models, layers hold other copies of their config.
+        for part in model.modules():
+            own: Any = getattr(part, "config", None)
+            if getattr(own, "_attn_implementation", None) == "eager":
+                own._attn_implementation = QUICK

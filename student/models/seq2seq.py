@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import Batch, additive, block_mask, context_mask, seq2seq_batch
 from student.encoding import IGNORE, EncodedExample
+from student.models.attention import ADDITIVE
 from student.models.scores import Scores, inside_adapters, only_at, target_scores
 
 RELATIVE_POSITIONS = ("t5", "mt5", "longt5")
@@ -64,7 +65,7 @@ class Seq2SeqStudent(nn.Module):
             }
         own = block_mask(batch["owner"], batch["branch"])
         cross = context_mask(batch["context"], batch["attention_mask"], batch["encoder_row"])
-        if _decoder_config(self.core)._attn_implementation == "eager":
+        if _decoder_config(self.core)._attn_implementation in ADDITIVE:
             own, cross = additive(own, dtype), additive(cross, dtype)
         masks = {"attention_mask": cross, "decoder_attention_mask": own}
         if self.core.config.model_type == "encoder-decoder":

@@ -45,3 +45,10 @@ def test_what_a_config_says_wins_over_the_default() -> None:
 
     assert (chosen.learning_rate, chosen.warmup_share, chosen.weight_decay) == (1e-3, 0.0, 0.5)
     assert chosen.schedule == hyperparameters(student(), TrainingConfig()).schedule
+
+
+@pytest.mark.parametrize(("signal", "at_once"), [("prefix", 16), ("decoder", 32)])
+def test_a_seq2seq_student_encodes_thirty_two_texts_at_once(signal: str, at_once: int) -> None:
+    config = student(architecture="seq2seq", task_signal=signal)
+
+    assert hyperparameters(config, TrainingConfig()).micro_batch_size == at_once

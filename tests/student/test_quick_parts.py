@@ -1,11 +1,22 @@
 """The student's own parts do what torch's do: dropout, embeddings, log-probabilities of tokens."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, T5Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    PreTrainedModel,
+    T5Config,
+)
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 from transformers.pytorch_utils import Conv1D
 
@@ -266,30 +277,77 @@ def test_feed_forward_is_that_of_the_library(half: bool) -> None:
     assert torch.equal(found, library)
 
 
-def tiny_gpt2(attention: str, dropout: float = 0.0) -> Any:
+FAMILIES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "gpt2": (
+        AutoModelForCausalLM,
+        "attn_pdrop",
+        {"n_layer": 2, "n_embd": 16, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    ),
+    "t5": (
+        AutoModelForSeq2SeqLM,
+        "dropout_rate",
+        {"num_layers": 2, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2},
+    ),
+    "bert": (
+        AutoModelForMaskedLM,
+        "attention_probs_dropout_prob",
+        {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2,
+         "intermediate_size": 24, "hidden_dropout_prob": 0.0},
+    ),
+}  # fmt: skip
+
+
+def tiny(family: str, attention: str, dropout: float = 0.0) -> Any:
     torch.manual_seed(6)
+    maker, rate, shape = FAMILIES[family]
     config = AutoConfig.for_model(
-        "gpt2", n_layer=2, n_embd=16, n_head=2, vocab_size=30, bos_token_id=1, eos_token_id=1,
-        attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0,
+        family, vocab_size=30, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+        decoder_start_token_id=0, **shape, **{rate: dropout},
     )  # fmt: skip
-    made = AutoModelForCausalLM.from_config
-    return made(config, attn_implementation=attention)  # type: ignore[no-untyped-call]
+    return maker.from_config(config, attn_implementation=attention)
 
 
-def test_quick_attention_is_eager_attention_and_stays_out_of_saved_configs() -> None:
+def tiny_gpt2(attention: str, dropout: float = 0.0) -> Any:
+    return tiny("gpt2", attention, dropout)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quick_attention_is_eager_attention_and_stays_out_of_saved_configs(family: str) -> None:
     ids, seen = torch.randint(1, 30, (2, 7)), torch.ones(2, 7).long()
-    seen[0, :3] = 0
-    plain, quick = tiny_gpt2("eager").eval(), tiny_gpt2("eager", dropout=0.5).eval()
+    seen[0, 4:] = 0
+    given = {"input_ids": ids, "attention_mask": seen}
+    if family == "t5":
+        given |= {"decoder_input_ids": ids, "decoder_attention_mask": seen}
+    plain, quick = tiny(family, "eager").eval(), tiny(family, "eager", dropout=0.5).eval()
 
     quicken(quick)
 
-    assert quick.config._attn_implementation == QUICK
+    parts = [m for m in quick.modules() if isinstance(m, PreTrainedModel)]
+    assert {m.config._attn_implementation for m in parts} == {QUICK}
     assert QUICK not in quick.config.to_json_string()
-    found, wanted = (m(input_ids=ids, attention_mask=seen).logits for m in (quick, plain))
+    found, wanted = (m(**given).logits for m in (quick, plain))
     assert torch.allclose(found[seen > 0], wanted[seen > 0], atol=1e-6)
     quick.train()
-    first, second = (quick(input_ids=ids, attention_mask=seen).logits for _ in range(2))
+    first, second = (quick(**given).logits for _ in range(2))
     assert not torch.allclose(first, second)
+
+
+def test_quick_attention_reaches_both_sides_of_a_warm_start() -> None:
+    whole = tiny("bert", "eager", dropout=0.5).config
+    decoder = copy.deepcopy(whole)
+    decoder.is_decoder = decoder.add_cross_attention = True
+    joint = EncoderDecoderConfig.from_encoder_decoder_configs(whole, decoder)
+    sides: list[tuple[Any, Any]] = [(AutoModel, whole), (AutoModelForCausalLM, decoder)]
+    model: Any = EncoderDecoderModel(
+        joint, *(m.from_config(shape, attn_implementation="eager") for m, shape in sides)
+    )
+
+    quicken(model)
+
+    attentions = [m for m in model.modules() if type(m).__name__.endswith("SelfAttention")]
+    attentions += [m for m in model.modules() if type(m).__name__.endswith("CrossAttention")]
+    assert len(attentions) == 6
+    assert {m.config._attn_implementation for m in attentions} == {QUICK}
 
 
 def test_other_ways_of_attention_are_left_alone() -> None:
