@@ -12,6 +12,13 @@ from student.defaults import Hyperparameters
 from student.encoding import EncodedExample
 
 
+def copy_steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
+    """Optimizer steps before the others that write out the texts."""
+    if not training.copy_epochs:
+        return 0
+    return max(1, round(training.copy_epochs * -(-len(examples) // training.batch_size)))
+
+
 def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
     if training.max_steps:
         return training.max_steps
@@ -32,13 +39,13 @@ def training_arguments(
 ) -> TrainingArguments:
     """A config with its defaults filled in (`chosen`), in the Trainer's words."""
     on_gpu = torch.cuda.is_available()
-    steps = _steps(training, examples)
+    steps, first = _steps(training, examples), copy_steps(training, examples)
     every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=max(1, training.batch_size // devices),
-        max_steps=steps,
+        max_steps=first + steps,
         learning_rate=chosen.learning_rate,
         lr_scheduler_type=chosen.schedule,
         warmup_steps=round(chosen.warmup_share * steps),

@@ -91,8 +91,13 @@ def target_index(examples: Sequence[EncodedExample], soft_share: float = 0.0) ->
 
 
 def label_tokens(example: EncodedExample) -> int:
-    """Target tokens of the gold label (1 for a classifier), with the prompt's where it has any."""
-    gold = next(b for b in example.branches if b.label == example.gold)
+    """
+    Target tokens of the gold label (1 for a classifier), with the prompt's where it has any; 0
+    where no label is asked for.
+    """
+    gold = next((b for b in example.branches if b.label == example.gold), None)
+    if gold is None:
+        return 0
     prompt = len(example.contexts[0]) if example.prompt_target is not None else 0
     return max(gold.target_count, 1) + prompt
 

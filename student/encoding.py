@@ -47,7 +47,7 @@ class EncodedExample:
     """
     One example ready for batching. `gold` is the label's index; `soft` the teachers' distribution
     over the labels, in their order; `prompt_target` the id FinGPT's published code asks the prompt
-    positions to emit (None: they carry no loss).
+    positions to emit (None: they carry no loss). `copy`: the text with itself as the only target.
     """
 
     contexts: tuple[tuple[int, ...], ...]
@@ -56,6 +56,7 @@ class EncodedExample:
     weight: float = 1.0
     soft: tuple[float, ...] | None = None
     prompt_target: int | None = None
+    copy: "EncodedExample | None" = None
 
     @property
     def length(self) -> int:
@@ -119,13 +120,15 @@ class Encoder:
         rationale: bool = True,
         all_labels: bool = False,
         token_odds: bool = False,
+        copy: bool = False,
         prompt_target: int | None = None,
     ) -> EncodedExample:
         """
         Encode a pair; without `rationale` the explain side does not exist at all.
 
         `all_labels` adds a branch for every label, as soft labels need them. `token_odds` keeps
-        what the teacher's model thought of the rationale's tokens.
+        what the teacher's model thought of the rationale's tokens. `copy` adds the text as its own
+        target.
         """
         gold = self.task.label_set.index(pair.label)
         soft = self._soft(pair) if all_labels else None
@@ -144,7 +147,13 @@ class Encoder:
             weight=pair.weight,
             soft=soft,
             prompt_target=prompt_target,
+            copy=self._copy(pair.text) if copy else None,
         )
+
+    def _copy(self, text: str) -> EncodedExample:
+        """Read as a text to be explained is, and written where its rationale would stand."""
+        context = self._contexts(text, True)[-1]
+        return EncodedExample((context,), (replace(self._rationale_branch(text), context=0),), -1)
 
     def encode_text(self, text: str) -> EncodedExample:
         """A text with one branch per label, to be scored."""

@@ -41,6 +41,14 @@ class Ledger:
         self.notes.append(sentence)
         logger.warning("training: %s", sentence)
 
+    def copied(self, steps: int) -> None:
+        """Copying is over: other losses follow, which nothing so far says anything about."""
+        self.note(
+            f"copied its texts for {steps} steps first; the copy's loss ended near "
+            f"{self.smooth_loss or 0.0:.2f} nats a token"
+        )
+        self.smooth_loss, self.smallest_loss, self.steps_above = None, math.inf, 0
+
     def record_evaluation(
         self, metrics: dict[str, float], step: int, min_improvement: float
     ) -> bool:

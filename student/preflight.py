@@ -60,12 +60,22 @@ def require_trainable(
     try:
         task.student_prompt(student.prompt)
         _require_tiny(student)
+        _require_copier(student, training)
         require_known_reporters(training.report_to)
         if here:
             require_reporters(training.report_to)
             _require_model(student)
     except (ConfigError, InputError, MissingDependency) as error:
         raise type(error)(f"{where}{error}") from error
+
+
+def _require_copier(student: StudentConfig, training: TrainingConfig) -> None:
+    if training.copy_epochs and student.architecture != "seq2seq":
+        raise ConfigError(
+            f"training.copy_epochs: {training.copy_epochs:g} epochs teach a decoder to look at "
+            f"what its encoder reads, and a {student.architecture} student has no such two; "
+            "expected architecture: seq2seq, or no copy_epochs."
+        )
 
 
 def require_known_reporters(names: Sequence[str]) -> None:

@@ -12,15 +12,17 @@ from common.records import Record
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """
-    State after one optimizer step. Losses are those of this step; times in seconds. `notes`: what
-    happened on the way that somebody should know (a halved micro-batch), oldest first.
+    State after one optimizer step. Losses are those of this step, None for a term that is not in it
+    (while a student copies texts, `rationale_loss` is that of the copy); times in seconds.
+    `notes`: what happened on the way that somebody should know (a halved micro-batch), oldest
+    first.
     """
 
     step: int
     total_steps: int
     epoch: float
     loss: float
-    label_loss: float
+    label_loss: float | None
     rationale_loss: float | None
     learning_rate: float
     gradient_norm: float

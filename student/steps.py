@@ -32,7 +32,7 @@ class StepReport:
     """Figures of the latest step: losses in nats per target token."""
 
     loss: float = math.nan
-    label_loss: float = math.nan
+    label_loss: float | None = math.nan
     rationale_loss: float | None = None
     gradient_norm: float = math.nan
     group_norms: dict[str, float] | None = None
@@ -48,11 +48,11 @@ def batch_totals(examples: Examples) -> Totals:
     return Totals(sum(e.weight * label_tokens(e) for e in examples), rationale)
 
 
-def step_report(terms: Terms, totals: Totals, objective: Objective) -> StepReport:
-    """The loss and both terms as numbers."""
+def step_report(terms: Terms, totals: Totals, rationale_weight: float) -> StepReport:
+    """The loss and both terms as numbers; None for a term that no token is in."""
     return StepReport(
-        loss=float(terms.loss(totals, objective.rationale_weight)),
-        label_loss=float(terms.label) / totals.label if totals.label else 0.0,
+        loss=float(terms.loss(totals, rationale_weight)),
+        label_loss=float(terms.label) / totals.label if totals.label else None,
         rationale_loss=float(terms.rationale) / totals.rationale if totals.rationale else None,
     )
 

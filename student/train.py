@@ -15,7 +15,7 @@ from common.errors import InputError, JobCancelled, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.alone import alone_in
-from student.arguments import training_arguments
+from student.arguments import copy_steps, training_arguments
 from student.checkpoint import (
     MANIFEST,
     Manifest,
@@ -200,6 +200,7 @@ def _trainer(
         fresh=loaded.fresh,
         fresh_factor=job.parameters.fresh_learning_rate_factor,
         min_improvement=job.training.min_improvement,
+        copy_steps=copy_steps(job.training, examples),
         callbacks=[watch, *reporters(job.training.report_to, job.folder)],
     )
     watch.trainer = trainer
@@ -221,6 +222,7 @@ def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> l
         rationale=job.training.rationale_weight > 0,
         all_labels=job.training.soft_labels is not None,
         token_odds=job.training.token_distillation is not None,
+        copy=job.training.copy_epochs is not None,
         prompt_target=encoder.tokens.pad if published else None,
     )
     if job.training.token_distillation:

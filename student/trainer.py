@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainingArguments
+from torch.optim.lr_scheduler import SequentialLR
+from transformers import PrinterCallback, TrainingArguments, get_scheduler
 
 from common.errors import StudentError
 from student.checkpoint import (
@@ -65,6 +66,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         fresh: frozenset[str] = frozenset(),
         fresh_factor: float = 1.0,
         min_improvement: float = 0.0,
+        copy_steps: int = 0,
         callbacks: list[Any] | None = None,
     ):
         self.student, self.root = module, Path(str(args.output_dir))
@@ -73,6 +75,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         self._evaluate_student = evaluate
         self._fresh, self._fresh_factor = fresh, fresh_factor
         self._min_improvement = min_improvement
+        self.copy_steps = copy_steps
         self.report = StepReport()
         self.latest_validation: dict[str, float] | None = None
         self._clock = time.monotonic()
@@ -110,7 +113,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         """Forward and backward over one effective batch, in as many micro-batches as it takes."""
         started = time.monotonic()
         model.train()
-        examples: Examples = inputs
+        examples = self._lesson(inputs)
         before = random_state()
         while True:
             try:
@@ -123,7 +126,23 @@ class StepByStepTrainer(SafetensorsTrainer):
                 model.zero_grad()
                 restore_random_state(before)
         self._take_report(terms, totals, examples, time.monotonic() - started)
-        return terms.loss(totals, self.objective.rationale_weight).to(self.args.device)
+        return terms.loss(totals, self._weight).to(self.args.device)
+
+    @property
+    def copying(self) -> bool:
+        """Whether the next step still teaches to write out the text that is read."""
+        return self.state.global_step < self.copy_steps
+
+    @property
+    def _weight(self) -> float:
+        return 1.0 if self.copying else self.objective.rationale_weight
+
+    def _lesson(self, examples: Examples) -> Examples:
+        if self.copying:
+            return [e.copy for e in examples if e.copy is not None]
+        if self.copy_steps and self.state.global_step == self.copy_steps:
+            self.ledger.copied(self.copy_steps)
+        return examples
 
     def _accumulate(self, model: nn.Module, examples: Examples) -> tuple[Terms, Totals]:
         mine = batch_totals(examples)
@@ -136,7 +155,7 @@ class StepByStepTrainer(SafetensorsTrainer):
                 last = number == len(parts)
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                     terms = micro_batch_terms(model, part, self.objective, device)
-                    loss = terms.loss(totals, self.objective.rationale_weight)
+                    loss = terms.loss(totals, self._weight)
                     # DDP averages gradients over devices; the denominators are already joint.
                     with torch.autocast(device.type, enabled=False):
                         self.accelerator.backward(loss * self.args.world_size)
@@ -177,7 +196,7 @@ class StepByStepTrainer(SafetensorsTrainer):
     def _take_report(
         self, terms: Terms, totals: Totals, examples: Examples, seconds: float
     ) -> None:
-        self.report = step_report(terms, totals, self.objective)
+        self.report = step_report(terms, totals, self._weight)
         count, tokens = self._joint(len(examples), sum(e.length for e in examples))
         self.report.tokens, self.report.seconds = int(tokens), seconds
         self.ledger.examples_seen += int(count)
@@ -235,11 +254,32 @@ class StepByStepTrainer(SafetensorsTrainer):
             for (decay, fresh), parameters in groups.items()
         ]
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """One schedule; with copying two, one after the other, each with its own warm-up."""
+        if not self.copy_steps or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        parts = (self.copy_steps, num_training_steps - self.copy_steps)
+        warmup = [round(self.args.warmup_steps * steps / parts[1]) for steps in parts]
+        self.lr_scheduler = SequentialLR(  # type: ignore[assignment]
+            optimizer,
+            [
+                get_scheduler(self.args.lr_scheduler_type, optimizer, first, steps)
+                for first, steps in zip(warmup, parts, strict=True)
+            ],
+            milestones=[self.copy_steps],
+        )
+        return self.lr_scheduler
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the Trainer does not know: both terms, group norms, speed, memory."""
         if "loss" in logs:
             report = self.report
-            logs["label_loss"] = report.label_loss
+            if report.label_loss is not None:
+                logs["label_loss"] = report.label_loss
             if report.rationale_loss is not None:
                 logs["rationale_loss"] = report.rationale_loss
             logs["peak_memory_bytes"] = peak_memory_bytes(self.args.device)
@@ -251,6 +291,8 @@ class StepByStepTrainer(SafetensorsTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Label scoring on the validation pairs; keeps the best step and counts stale ones."""
+        if self.state.global_step <= self.copy_steps and self.copy_steps:
+            return {}  # nothing of labels has been learnt yet
         assert self._evaluate_student is not None
         self.student.eval()
         metrics = self._evaluate_student(self.student)

@@ -31,10 +31,9 @@ class LiveCurve:
             self._begin(now.step)
         elif now.validation == self._judged and passed < self._pause():
             return
-        row: dict[str, Any] = {"step": now.step, "loss": now.loss, "label_loss": now.label_loss,
-                               "grad_norm": now.gradient_norm}  # fmt: skip
-        if now.rationale_loss is not None:
-            row["rationale_loss"] = now.rationale_loss
+        row: dict[str, Any] = {"step": now.step, "loss": now.loss, "grad_norm": now.gradient_norm}
+        terms = {"label_loss": now.label_loss, "rationale_loss": now.rationale_loss}
+        row |= {name: value for name, value in terms.items() if value is not None}
         if now.validation != self._judged:
             row |= {f"eval_{name}": value for name, value in (now.validation or {}).items()}
             self._judged = now.validation

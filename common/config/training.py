@@ -50,6 +50,9 @@ class TrainingConfig(Section):
     example's weight by the teachers' confidence in its label (1 where none is stated, as for gold).
     `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
     [none] nothing. `gradient_checkpointing` unset: on for 4-bit students alone.
+    `copy_epochs`: a seq2seq student first spends that many epochs writing out the text it reads
+    (Dai and Le 2015, sequence autoencoding), which teaches a fresh cross-attention to look at it;
+    `epochs`, `max_steps` and `max_tokens` count what follows.
     `devices`: so many processes, one each, with equal shares of a batch.
     `length_pool`: so many batches are sorted by length together and then shuffled (1: purely random
     batches). `row_tokens`: causal students pack several examples into rows of about this many
@@ -59,6 +62,7 @@ class TrainingConfig(Section):
     labels: Literal["teacher", "gold"] = "teacher"
     rationale_weight: float = Field(default=1.0, ge=0)
     epochs: float = Field(default=3.0, gt=0)
+    copy_epochs: float | None = Field(default=None, gt=0, exclude_if=unset)
     max_steps: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0, exclude_if=unset)
     learning_rate: float | None = Field(default=None, gt=0)

@@ -181,6 +181,9 @@ def _from_pretrained(
         source, config=shape, output_loading_info=True, **options
     )
     missing = sorted(report["missing_keys"])
+    if config.architecture == "seq2seq" and shape.model_type == "encoder-decoder":
+        model.encoder.pooler = None  # unused, and a student that was warm-started has none
+        missing = [name for name in missing if answering_part(name) != POOLER]
     if config.architecture != "classifier":
         return model, set(), missing
     # A classifier's head, and the pooler under it, is fresh when an encoder is fine-tuned.

@@ -204,6 +204,26 @@ def test_prompt_and_task_words_carry_no_loss(prepared: Prepared) -> None:
     assert asked == sum(b.target_count for e in examples for b in e.branches)
 
 
+def test_copied_texts_are_scored_as_in_a_plain_pass_each(prepared: Prepared) -> None:
+    loaded, encoder, _ = prepared
+    if encoder.causal:
+        pytest.skip("a causal student copies nothing")
+    words = (("Profit rose.", 1.0), ("Sales of the old mills fell in May.", 0.25))
+    pairs = [
+        TrainingPair(example_id=text, text=text, label="neutral", weight=weight)
+        for text, weight in words
+    ]
+    copies = [e.copy for e in encode_pairs(encoder, pairs, copy=True) if e.copy]
+
+    totals = batch_totals(copies)
+    terms = micro_batch_terms(loaded.module, copies, Objective(soft_share=0.5), torch.device("cpu"))
+
+    alone = sum(-float(branch_logs(loaded, e, e.branches[0]).sum().detach()) for e in copies)
+    assert float(terms.rationale.detach()) == pytest.approx(alone, abs=1e-9)
+    assert float(terms.label.detach()) == 0
+    assert (totals.label, totals.rationale) == (0, sum(e.branches[0].target_count for e in copies))
+
+
 def test_examples_without_rationale_add_only_their_label(prepared: Prepared) -> None:
     _, _, examples = prepared
     bare = [e for e in examples if all(b.label is not None for b in e.branches)]

@@ -78,6 +78,22 @@ def test_cross_attention_starts_from_self_attention(
     )
 
 
+def test_a_finished_warm_start_is_the_base_of_another_training(
+    task: TaskDefinition, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first = load(task, folders("bert"), "seq2seq")
+    first.core.save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+
+    again = load(task, tmp_path, "seq2seq")
+
+    assert not again.fresh
+    assert again.core.encoder.pooler is None
+    found, wanted = again.core.state_dict(), first.core.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_cross_attention_counts_as_fresh_for_its_learning_rate(
     task: TaskDefinition, folders: Callable[[str], Path]
 ) -> None:

@@ -1,0 +1,157 @@
+"""A student that first writes out what it reads: what is asked, when it ends, what it survives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
+from common.errors import ConfigError
+from common.fingerprint import digest_path
+from common.records import TrainingPair
+from common.task import TaskDefinition
+from student.encoding import IGNORE, Encoder
+from student.models.load import Plan, load_student
+from student.models.tiny import prepare_tiny, tiny_texts
+from student.preflight import require_trainable
+from student.progress import TrainingHooks, TrainingProgress
+from student.train import train_student
+
+Pairs = Callable[[int], list[TrainingPair]]
+Tiny = Callable[..., StudentConfig]
+COPIED, TAUGHT = 4, 6  # steps: 16 texts in batches of 8, two and three epochs
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone in mid-step."""
+
+
+def run(
+    student: StudentConfig,
+    task: TaskDefinition,
+    pairs: list[TrainingPair],
+    folder: Path,
+    seen: list[TrainingProgress] | None = None,
+    die_at: int | None = None,
+    **more: Any,
+) -> Any:
+    def progress(state: TrainingProgress) -> None:
+        if state.step == die_at:
+            raise Killed
+        if seen is not None:
+            seen.append(state)
+
+    values = {
+        "epochs": 3, "copy_epochs": 2, "batch_size": 8, "micro_batch_size": 4, "seed": 5,
+        "evaluations": 6, "checkpoint_every_steps": 2, "warmup_share": 0.25, "schedule": "linear",
+        "patience": 9,
+    }  # fmt: skip
+    return train_student(
+        student=student,
+        training=TrainingConfig.model_validate({**values, **more}),
+        task=task,
+        train=pairs[:16],
+        validation=pairs[16:],
+        folder=folder,
+        hooks=TrainingHooks(progress=progress),
+        threads=1,
+    )
+
+
+def test_it_copies_with_a_schedule_of_its_own_and_is_judged_afterwards(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    seen: list[TrainingProgress] = []
+
+    summary = run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path, seen)
+
+    copying, taught = seen[:COPIED], seen[COPIED:]
+    assert [s.total_steps for s in seen] == [COPIED + TAUGHT] * (COPIED + TAUGHT)
+    assert all(s.label_loss is None for s in copying)
+    assert [s.rationale_loss for s in copying] == pytest.approx([s.loss for s in copying])
+    assert all(s.label_loss is not None and s.rationale_loss is not None for s in taught)
+    # Linear: up over a quarter of the steps, down to 0 at the end, twice.
+    top = max(s.learning_rate for s in seen)
+    shares = [s.learning_rate / top for s in seen]
+    assert shares[: COPIED - 1] == pytest.approx([1, 2 / 3, 1 / 3])
+    assert shares[COPIED:] == pytest.approx([1 / 2, 1, 3 / 4, 1 / 2, 1 / 4, 0])
+    judged = [e["step"] for e in summary.history if "eval_accuracy" in e]
+    assert judged == [5, 6, 7, 8, 9, 10]
+    assert summary.notes == [seen[-1].notes[0]]
+    assert summary.notes[0].startswith(f"copied its texts for {COPIED} steps first; ")
+
+
+def test_what_it_has_copied_counts_as_seen(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, student = make_pairs(21), tiny("seq2seq", "t5", task_signal="decoder")
+
+    plain = run(student, task, pairs, tmp_path / "a", copy_epochs=None)
+    copied = run(student, task, pairs, tmp_path / "b")
+
+    assert copied.examples_seen == plain.examples_seen + 2 * 16
+    assert copied.tokens_seen > plain.tokens_seen
+
+
+def test_a_label_only_student_can_copy_too(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    seen: list[TrainingProgress] = []
+
+    run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path, seen, rationale_weight=0)
+
+    assert [s.rationale_loss is None for s in seen] == [False] * COPIED + [True] * TAUGHT
+    assert seen[0].gradient_norm > 0.01
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_killed_while_copying_at_its_end_and_after_it_ends_bit_identical(
+    family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(21), tiny("seq2seq", family, dropout=0.1)
+    undisturbed = run(config, task, pairs, tmp_path / "a")
+
+    for step in (3, COPIED + 1, 8):  # the second resumes from the checkpoint at the boundary
+        with pytest.raises(Killed):
+            run(config, task, pairs, tmp_path / "b", die_at=step)
+    resumed = run(config, task, pairs, tmp_path / "b")
+
+    first, second = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
+    assert digest_path(first) == digest_path(second)
+    assert resumed.notes == undisturbed.notes
+    assert resumed.tokens_seen == undisturbed.tokens_seen
+
+
+@pytest.mark.parametrize("signal", ["prefix", "decoder"])
+def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
+    signal: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(3), tiny("seq2seq", "t5", task_signal=signal)
+    assert config.tiny
+    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
+    loaded = load_student(config, task, str(folder), Plan())
+    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+
+    copy = encoder.encode_pair(pairs[0], copy=True).copy
+
+    assert copy is not None
+    context, opening = encoder.explain_inputs(pairs[0].text)
+    assert copy.contexts == (context,)
+    (branch,) = copy.branches
+    assert branch.inputs[: len(opening)] == opening
+    asked = [t for t in branch.targets if t != IGNORE]
+    text = loaded.tokenizer(pairs[0].text, add_special_tokens=False)["input_ids"]
+    assert asked == [*text, loaded.tokens.end]
+    assert encoder.encode_pair(pairs[0]).copy is None
+
+
+@pytest.mark.parametrize("architecture", ["causal", "classifier"])
+def test_only_a_decoder_that_reads_an_encoder_can_copy(
+    architecture: str, task: TaskDefinition
+) -> None:
+    student = StudentConfig.model_validate({"architecture": architecture, "model": "owner/name"})
+
+    with pytest.raises(ConfigError, match=r"^training.copy_epochs: 2 .* expected architecture:"):
+        require_trainable("student", student, TrainingConfig(copy_epochs=2), task, here=False)
