@@ -521,7 +521,8 @@ def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> Non
     found = comparison()
     card = found.systems[0].system.model_copy(
         update={"hardware": "Abacus, 2 cores, 1 GB", "latency_p50_ms": 6.2, "latency_p95_ms": 128.0,
-                "latency_texts": 40, "training_seconds": 200.0, "training_texts_per_second": 65.0}
+                "latency_p99_ms": 150.0, "latency_texts": 40,
+                "training_seconds": 200.0, "training_texts_per_second": 65.0}
     )  # fmt: skip
     first = found.systems[0].model_copy(update={"system": card})
     facts = {"teacher": "sage", "judged": 900, "answers": 1000, "usd": 0.5,
@@ -531,7 +532,7 @@ def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> Non
 
     text = render_markdown(found)
 
-    assert "6.2 ms, p95 128" in text
+    assert "6.2 ms, p95 128, p99 150" in text
     assert "3 min 20 s, 65/s" in text
     assert "Measured on Abacus, 2 cores, 1 GB" in text
     assert "40 single texts" in text
