@@ -67,5 +67,6 @@ def training_arguments(
         report_to="none",  # ours are callbacks: student/reporters.py
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=bool(first),  # the encoder of a student that copies
         disable_tqdm=True,
     )

@@ -41,6 +41,7 @@ from student.steps import (
     StepReport,
     batch_totals,
     micro_batch_terms,
+    module_of,
     random_state,
     restore_random_state,
     step_report,
@@ -138,6 +139,8 @@ class StepByStepTrainer(SafetensorsTrainer):
         return 1.0 if self.copying else self.objective.rationale_weight
 
     def _lesson(self, examples: Examples) -> Examples:
+        if self.copy_steps:
+            module_of(self.student).encoder_rests = self.copying
         if self.copying:
             return [e.copy for e in examples if e.copy is not None]
         if self.copy_steps and self.state.global_step == self.copy_steps:

@@ -51,8 +51,8 @@ class TrainingConfig(Section):
     `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
     [none] nothing. `gradient_checkpointing` unset: on for 4-bit students alone.
     `copy_epochs`: a seq2seq student first spends that many epochs writing out the text it reads
-    (Dai and Le 2015, sequence autoencoding), which teaches a fresh cross-attention to look at it;
-    `epochs`, `max_steps` and `max_tokens` count what follows.
+    (Dai and Le 2015, sequence autoencoding) while its encoder rests, which teaches a fresh
+    cross-attention to look at it; `epochs`, `max_steps` and `max_tokens` count what follows.
     `devices`: so many processes, one each, with equal shares of a batch.
     `length_pool`: so many batches are sorted by length together and then shuffled (1: purely random
     batches). `row_tokens`: causal students pack several examples into rows of about this many

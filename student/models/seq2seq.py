@@ -23,13 +23,18 @@ GIVEN_POSITIONS = ("bert",)
 
 
 class Seq2SeqStudent(nn.Module):
-    """Wraps a Hugging Face seq2seq model (or a PeftModel around one)."""
+    """
+    Wraps a Hugging Face seq2seq model (or a PeftModel around one).
+
+    `encoder_rests`: it is read from as it is, and learns nothing.
+    """
 
     def __init__(self, model: nn.Module, pad: int, packed: bool | None = None):
         super().__init__()
         self.model = model
         self.pad = pad
         self.packed = can_pack(self.core) if packed is None else packed
+        self.encoder_rests = False
 
     @property
     def core(self) -> Any:
@@ -43,9 +48,11 @@ class Seq2SeqStudent(nn.Module):
     def forward(self, **batch: Tensor) -> Scores:
         """Log-probabilities of all target tokens."""
         core = self.core
-        states = core.get_encoder()(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state
+        learning = torch.is_grad_enabled() and not self.encoder_rests
+        with torch.set_grad_enabled(learning):
+            states = core.get_encoder()(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
         chosen = batch["targets"] != IGNORE
         with only_at(_head(core), chosen):
             logits = core(

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
@@ -12,6 +14,7 @@ from common.errors import ConfigError
 from common.fingerprint import digest_path
 from common.records import TrainingPair
 from common.task import TaskDefinition
+from student.checkpoint import WEIGHTS
 from student.encoding import IGNORE, Encoder
 from student.models.load import Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
@@ -81,6 +84,32 @@ def test_it_copies_with_a_schedule_of_its_own_and_is_judged_afterwards(
     assert judged == [5, 6, 7, 8, 9, 10]
     assert summary.notes == [seen[-1].notes[0]]
     assert summary.notes[0].startswith(f"copied its texts for {COPIED} steps first; ")
+
+
+def test_the_encoder_rests_while_the_decoder_copies_and_learns_afterwards(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    config = tiny("seq2seq", "bert", dropout=0.0)
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    for last in (2, COPIED, COPIED + 2):  # a killed training's newest checkpoint is one before
+        with pytest.raises(Killed):
+            run(config, task, make_pairs(21), tmp_path, die_at=last + 1)
+        folder = tmp_path / "checkpoints" / f"checkpoint-{last}"
+        kept[last] = load_file(folder / WEIGHTS)
+    sides = ("model.encoder.", "model.decoder.")
+
+    def moved(first: int, second: int) -> list[bool]:
+        return [
+            any(
+                not torch.equal(value, kept[second][name])
+                for name, value in kept[first].items()
+                if name.startswith(side)
+            )
+            for side in sides
+        ]
+
+    assert moved(2, COPIED) == [False, True]
+    assert moved(COPIED, COPIED + 2) == [True, True]
 
 
 def test_what_it_has_copied_counts_as_seen(

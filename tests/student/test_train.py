@@ -226,21 +226,25 @@ def test_process_killed_five_times_at_random_ends_bit_identical(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("copied", [None, 1])
 def test_two_processes_train_what_one_does(
-    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    copied: int | None, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
 ) -> None:
     pairs, config = make_pairs(21), tiny("seq2seq", "t5", dropout=0.0)
     seen: list[int] = []
     hooks = TrainingHooks(progress=lambda state: seen.append(state.step))
-    one = run(config, task, pairs, tmp_path / "a")
+    one = run(config, task, pairs, tmp_path / "a", copy_epochs=copied)
 
-    two = run(config, task, pairs, tmp_path / "b", hooks, devices=2)
+    two = run(config, task, pairs, tmp_path / "b", hooks, devices=2, copy_epochs=copied)
 
-    assert seen == list(range(1, 7))
+    assert seen == list(range(1, 9 if copied else 7))
     assert two.examples_seen == one.examples_seen
     for first, second in zip(one.history, two.history, strict=True):
-        if "label_loss" in first:
-            assert second["label_loss"] == pytest.approx(first["label_loss"], rel=1e-3)
+        if "loss" in first:
+            terms = ("loss", "label_loss", "rationale_loss")
+            assert [second.get(t, 0) for t in terms] == pytest.approx(
+                [first.get(t, 0) for t in terms], rel=1e-3
+            )
             assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
 
 
