@@ -43,10 +43,11 @@ class Ledger:
 
     def copied(self, steps: int) -> None:
         """Copying is over: other losses follow, which nothing so far says anything about."""
-        self.note(
+        self.notes.append(
             f"copied its texts for {steps} steps first; the copy's loss ended near "
             f"{self.smooth_loss or 0.0:.2f} nats a token"
         )
+        logger.info("training: %s", self.notes[-1])
         self.smooth_loss, self.smallest_loss, self.steps_above = None, math.inf, 0
 
     def record_evaluation(

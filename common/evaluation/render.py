@@ -167,5 +167,10 @@ def _published(comparison: Comparison) -> str:
 def _made(comparison: Comparison) -> str:
     context = comparison.context
     lines = [f"- `{command}`" for command in context.commands]
+    lines += [
+        f"- {_plain(f'{display_name(report.system)}: ' + '; '.join(report.system.notes))}"
+        for report in comparison.systems
+        if report.system.notes
+    ]
     lines += [f"- {_plain(note)}" for note in [*context.notes, *context.licences]]
     return "## How it was made\n\n" + "\n".join(lines) if lines else ""

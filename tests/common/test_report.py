@@ -22,7 +22,7 @@ from common.evaluation.page import flat_facts
 from common.evaluation.published import figures_for, load_published
 from common.evaluation.render import render_html, render_markdown, terminal_rows
 from common.evaluation.same_answers import each_once
-from common.evaluation.verdicts import p_value
+from common.evaluation.verdicts import display_name, p_value
 from common.records import EvaluationReport, Example, Prediction, Subset, SystemCard, TeacherAnswer
 from common.task import TaskDefinition, load_task
 
@@ -540,6 +540,18 @@ def test_what_was_measured_and_the_teachers_price_stand_under_the_table() -> Non
     assert "was not asked about the texts" not in text, "the teacher stands in the table"
     alone = found.model_copy(update={"systems": [first]})
     assert "It was not asked about the texts judged here" in render_markdown(alone)
+
+
+def test_what_happened_in_a_training_stands_on_the_page_and_in_the_text() -> None:
+    found = comparison()
+    first = found.systems[0]
+    card = first.system.model_copy(update={"notes": ["micro-batch halved", "texts copied"]})
+    noted = first.model_copy(update={"system": card})
+    told = found.model_copy(update={"systems": [noted, *found.systems[1:]]})
+
+    assert "micro-batch halved; texts copied" in Page(render_html(told)).text
+    (line,) = [li for li in render_markdown(told).splitlines() if "texts copied" in li]
+    assert line == f"- {display_name(card)}: micro-batch halved; texts copied"
 
 
 def test_trainings_are_told_by_the_tokens_they_saw_and_older_reports_stay_readable() -> None:
