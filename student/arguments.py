@@ -12,13 +12,6 @@ from student.defaults import Hyperparameters
 from student.encoding import EncodedExample
 
 
-def copy_steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
-    """Optimizer steps before the others that write out the texts."""
-    if not training.copy_epochs:
-        return 0
-    return max(1, round(training.copy_epochs * -(-len(examples) // training.batch_size)))
-
-
 def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
     if training.max_steps:
         return training.max_steps
@@ -36,16 +29,20 @@ def training_arguments(
     examples: Sequence[EncodedExample],
     *,
     evaluate: bool,
+    copied: int = 0,
 ) -> TrainingArguments:
-    """A config with its defaults filled in (`chosen`), in the Trainer's words."""
+    """
+    A config with its defaults filled in (`chosen`), in the Trainer's words; `copied` steps come
+    before those it counts.
+    """
     on_gpu = torch.cuda.is_available()
-    steps, first = _steps(training, examples), copy_steps(training, examples)
+    steps = _steps(training, examples)
     every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=max(1, training.batch_size // devices),
-        max_steps=first + steps,
+        max_steps=copied + steps,
         learning_rate=chosen.learning_rate,
         lr_scheduler_type=chosen.schedule,
         warmup_steps=round(chosen.warmup_share * steps),
@@ -67,6 +64,5 @@ def training_arguments(
         report_to="none",  # ours are callbacks: student/reporters.py
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=bool(first),  # the encoder of a student that copies
         disable_tqdm=True,
     )

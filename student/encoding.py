@@ -151,7 +151,16 @@ class Encoder:
         )
 
     def _copy(self, text: str) -> EncodedExample:
-        """Read as a text to be explained is, and written where its rationale would stand."""
+        """
+        Read as a text to be explained is, and written where its rationale would stand.
+
+        What does not fit both is cut from both: nothing unread is asked for, and all that is read.
+        """
+        room = self.config.max_input_tokens - len(self._contexts("", True)[-1])
+        ids = self._answer(self.prompt.explain, text)
+        most = min(room, self.config.max_rationale_tokens)
+        if len(ids) > most:
+            text = str(self.tokenizer.decode(ids[:most], skip_special_tokens=True))
         context = self._contexts(text, True)[-1]
         return EncodedExample((context,), (replace(self._rationale_branch(text), context=0),), -1)
 

@@ -43,10 +43,9 @@ class Ledger:
 
     def copied(self, steps: int) -> None:
         """Copying is over: other losses follow, which nothing so far says anything about."""
-        self.notes.append(
-            f"copied its texts for {steps} steps first; the copy's loss ended near "
-            f"{self.smooth_loss or 0.0:.2f} nats a token"
-        )
+        losses = [entry["loss"] for entry in self.history if "loss" in entry]
+        last = f"; the copy's last loss was {losses[-1]:.2f} nats a token" if losses else ""
+        self.notes.append(f"copied its texts first (steps: {steps}){last}")
         logger.info("training: %s", self.notes[-1])
         self.smooth_loss, self.smallest_loss, self.steps_above = None, math.inf, 0
 

@@ -134,8 +134,8 @@ def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         if training.teaches_rationales(manifest.student.architecture)
         else "labels only"
     )
-    if training.copy_epochs:
-        how += f", after {training.copy_epochs:g} epochs of copying the texts"
+    if training.copying:
+        how += f", after copying the texts (epochs: {training.copying.epochs:g})"
     steps = f", {summary.steps:,} steps, {summary.examples_seen:,} examples seen" if summary else ""
     yield f"- Method: {how}{steps}, seed {training.seed}, {training.precision}."
     calibration = facts.calibration

@@ -70,11 +70,11 @@ def require_trainable(
 
 
 def _require_copier(student: StudentConfig, training: TrainingConfig) -> None:
-    if training.copy_epochs and student.architecture != "seq2seq":
+    if training.copying and student.architecture != "seq2seq":
         raise ConfigError(
-            f"training.copy_epochs: {training.copy_epochs:g} epochs teach a decoder to look at "
-            f"what its encoder reads, and a {student.architecture} student has no such two; "
-            "expected architecture: seq2seq, or no copy_epochs."
+            "training.copying teaches a decoder to look at what its encoder reads, and a "
+            f"{student.architecture} student has no such two; expected architecture: seq2seq, or "
+            "no `copying:` here."
         )
 
 

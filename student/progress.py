@@ -13,9 +13,8 @@ from common.records import Record
 class TrainingProgress:
     """
     State after one optimizer step. Losses are those of this step, None for a term that is not in it
-    (while a student copies texts, `rationale_loss` is that of the copy); times in seconds.
-    `notes`: what happened on the way that somebody should know (a halved micro-batch), oldest
-    first.
+    (neither is while a student copies texts: `loss` is the copy's); times in seconds. `notes`: what
+    happened on the way that somebody should know (a halved micro-batch), oldest first.
     """
 
     step: int

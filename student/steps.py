@@ -48,8 +48,16 @@ def batch_totals(examples: Examples) -> Totals:
     return Totals(sum(e.weight * label_tokens(e) for e in examples), rationale)
 
 
-def step_report(terms: Terms, totals: Totals, rationale_weight: float) -> StepReport:
-    """The loss and both terms as numbers; None for a term that no token is in."""
+def step_report(
+    terms: Terms, totals: Totals, rationale_weight: float, *, parts: bool = True
+) -> StepReport:
+    """
+    The loss and both terms as numbers; None for a term that no token is in, and for both without
+    `parts`: a copy's loss is neither.
+    """
+    if not parts:
+        whole = float(terms.loss(totals, rationale_weight))
+        return StepReport(loss=whole, label_loss=None, rationale_loss=None)
     return StepReport(
         loss=float(terms.loss(totals, rationale_weight)),
         label_loss=float(terms.label) / totals.label if totals.label else None,

@@ -15,7 +15,7 @@ from common.errors import InputError, JobCancelled, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.alone import alone_in
-from student.arguments import copy_steps, training_arguments
+from student.arguments import training_arguments
 from student.checkpoint import (
     MANIFEST,
     Manifest,
@@ -29,6 +29,7 @@ from student.checkpoint import (
     versions,
 )
 from student.confidence import soften
+from student.copying import copying_plan
 from student.defaults import hyperparameters
 from student.devices import inside_launch, local_device, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
@@ -178,9 +179,11 @@ def _trainer(
 ) -> StepByStepTrainer:
     soft, tokens = job.training.soft_labels, job.training.token_distillation
     examples = _encode(job, encoder, soften(train, soft, job.task.label_names))
+    copying = copying_plan(job.training, examples, job.parameters.warmup_share)
     arguments = training_arguments(
-        job.training, job.parameters, job.checkpoints, examples, evaluate=bool(validation)
-    )
+        job.training, job.parameters, job.checkpoints, examples,
+        evaluate=bool(validation), copied=copying.steps,
+    )  # fmt: skip
     watch = Watch(job.hooks, job.training.patience)
     trainer = StepByStepTrainer(
         loaded.module,
@@ -200,7 +203,7 @@ def _trainer(
         fresh=loaded.fresh,
         fresh_factor=job.parameters.fresh_learning_rate_factor,
         min_improvement=job.training.min_improvement,
-        copy_steps=copy_steps(job.training, examples),
+        copying=copying,
         callbacks=[watch, *reporters(job.training.report_to, job.folder)],
     )
     watch.trainer = trainer
@@ -222,7 +225,7 @@ def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> l
         rationale=job.training.rationale_weight > 0,
         all_labels=job.training.soft_labels is not None,
         token_odds=job.training.token_distillation is not None,
-        copy=job.training.copy_epochs is not None,
+        copy=job.training.copying is not None,
         prompt_target=encoder.tokens.pad if published else None,
     )
     if job.training.token_distillation:

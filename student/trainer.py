@@ -16,8 +16,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import SequentialLR
-from transformers import PrinterCallback, TrainingArguments, get_scheduler
+from transformers import PrinterCallback, TrainingArguments
 
 from common.errors import StudentError
 from student.checkpoint import (
@@ -29,6 +28,7 @@ from student.checkpoint import (
     room_for,
     save_trained,
 )
+from student.copying import CopyingPlan, two_schedules
 from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
@@ -47,6 +47,7 @@ from student.steps import (
     step_report,
 )
 
+NOTHING_COPIED = CopyingPlan()
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -67,7 +68,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         fresh: frozenset[str] = frozenset(),
         fresh_factor: float = 1.0,
         min_improvement: float = 0.0,
-        copy_steps: int = 0,
+        copying: CopyingPlan = NOTHING_COPIED,
         callbacks: list[Any] | None = None,
     ):
         self.student, self.root = module, Path(str(args.output_dir))
@@ -76,7 +77,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         self._evaluate_student = evaluate
         self._fresh, self._fresh_factor = fresh, fresh_factor
         self._min_improvement = min_improvement
-        self.copy_steps = copy_steps
+        self.plan = copying
         self.report = StepReport()
         self.latest_validation: dict[str, float] | None = None
         self._clock = time.monotonic()
@@ -132,19 +133,20 @@ class StepByStepTrainer(SafetensorsTrainer):
     @property
     def copying(self) -> bool:
         """Whether the next step still teaches to write out the text that is read."""
-        return self.state.global_step < self.copy_steps
+        return self.state.global_step < self.plan.steps
 
     @property
     def _weight(self) -> float:
         return 1.0 if self.copying else self.objective.rationale_weight
 
     def _lesson(self, examples: Examples) -> Examples:
-        if self.copy_steps:
-            module_of(self.student).encoder_rests = self.copying
+        if not self.plan.steps:
+            return examples
+        module_of(self.student).encoder_rests = self.copying and self.plan.encoder_rests
         if self.copying:
             return [e.copy for e in examples if e.copy is not None]
-        if self.copy_steps and self.state.global_step == self.copy_steps:
-            self.ledger.copied(self.copy_steps)
+        if self.state.global_step == self.plan.steps:
+            self.ledger.copied(self.plan.steps)
         return examples
 
     def _accumulate(self, model: nn.Module, examples: Examples) -> tuple[Terms, Totals]:
@@ -199,7 +201,7 @@ class StepByStepTrainer(SafetensorsTrainer):
     def _take_report(
         self, terms: Terms, totals: Totals, examples: Examples, seconds: float
     ) -> None:
-        self.report = step_report(terms, totals, self._weight)
+        self.report = step_report(terms, totals, self._weight, parts=not self.copying)
         count, tokens = self._joint(len(examples), sum(e.length for e in examples))
         self.report.tokens, self.report.seconds = int(tokens), seconds
         self.ledger.examples_seen += int(count)
@@ -261,21 +263,15 @@ class StepByStepTrainer(SafetensorsTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
         """One schedule; with copying two, one after the other, each with its own warm-up."""
-        if not self.copy_steps or self.lr_scheduler is not None:
+        if not self.plan.steps or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = optimizer or self.optimizer
         assert optimizer is not None
-        parts = (self.copy_steps, num_training_steps - self.copy_steps)
-        warmup = [round(self.args.warmup_steps * steps / parts[1]) for steps in parts]
-        self.lr_scheduler = SequentialLR(  # type: ignore[assignment]
-            optimizer,
-            [
-                get_scheduler(self.args.lr_scheduler_type, optimizer, first, steps)
-                for first, steps in zip(warmup, parts, strict=True)
-            ],
-            milestones=[self.copy_steps],
-        )
-        return self.lr_scheduler
+        kind, warmup = self.args.lr_scheduler_type, int(self.args.warmup_steps)
+        left = num_training_steps - self.plan.steps
+        both = two_schedules(kind, optimizer, self.plan, warmup, left)
+        self.lr_scheduler = both  # type: ignore[assignment]
+        return both
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the Trainer does not know: both terms, group norms, speed, memory."""
@@ -294,8 +290,6 @@ class StepByStepTrainer(SafetensorsTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Label scoring on the validation pairs; keeps the best step and counts stale ones."""
-        if self.state.global_step <= self.copy_steps and self.copy_steps:
-            return {}  # nothing of labels has been learnt yet
         assert self._evaluate_student is not None
         self.student.eval()
         metrics = self._evaluate_student(self.student)

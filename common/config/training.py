@@ -33,6 +33,17 @@ class TokenDistillation(Section):
     temperature: float = Field(default=1.0, gt=0)
 
 
+class Copying(Section):
+    """
+    Epochs before the others in which a seq2seq student writes out the text it reads (sequence
+    autoencoding, Dai and Le 2015): a fresh cross-attention learns to look at it. `encoder: learns`
+    copies better and costs the label something; `rests` leaves the encoder as it is.
+    """
+
+    epochs: float = Field(default=2.0, gt=0)
+    encoder: Literal["rests", "learns"] = "rests"
+
+
 class TrainingConfig(Section):
     """
     Step-by-step distillation: loss = label + rationale_weight * rationale (Hsieh et al. 2023,
@@ -50,9 +61,7 @@ class TrainingConfig(Section):
     example's weight by the teachers' confidence in its label (1 where none is stated, as for gold).
     `report_to` names the Trainer's reporters (tensorboard, mlflow, wandb); empty means TensorBoard,
     [none] nothing. `gradient_checkpointing` unset: on for 4-bit students alone.
-    `copy_epochs`: a seq2seq student first spends that many epochs writing out the text it reads
-    (Dai and Le 2015, sequence autoencoding) while its encoder rests, which teaches a fresh
-    cross-attention to look at it; `epochs`, `max_steps` and `max_tokens` count what follows.
+    `epochs`, `max_steps` and `max_tokens` do not count what `copying` puts before them.
     `devices`: so many processes, one each, with equal shares of a batch.
     `length_pool`: so many batches are sorted by length together and then shuffled (1: purely random
     batches). `row_tokens`: causal students pack several examples into rows of about this many
@@ -62,7 +71,7 @@ class TrainingConfig(Section):
     labels: Literal["teacher", "gold"] = "teacher"
     rationale_weight: float = Field(default=1.0, ge=0)
     epochs: float = Field(default=3.0, gt=0)
-    copy_epochs: float | None = Field(default=None, gt=0, exclude_if=unset)
+    copying: Copying | None = Field(default=None, exclude_if=unset)
     max_steps: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0, exclude_if=unset)
     learning_rate: float | None = Field(default=None, gt=0)

@@ -175,8 +175,9 @@ def read_config(source: str, revision: str | None) -> Any:
 def _from_pretrained(
     config: StudentConfig, shape: Any, source: str, options: dict[str, Any], changes: dict[str, Any]
 ) -> tuple[Any, set[str], list[str]]:
-    for name, value in changes.items():
-        setattr(shape, name, value)
+    for part in _parts(shape):
+        for name, value in changes.items():
+            setattr(part, name, value)
     model, report = AUTO_CLASSES[config.architecture].from_pretrained(
         source, config=shape, output_loading_info=True, **options
     )
@@ -220,7 +221,7 @@ def _options(config: StudentConfig, plan: Plan) -> dict[str, Any]:
 def _changes(shape: Any, config: StudentConfig, task: TaskDefinition) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if config.dropout is not None:
-        changes = {name: config.dropout for name in DROPOUTS if hasattr(shape, name)}
+        changes = {name: config.dropout for name in DROPOUTS if hasattr(_parts(shape)[0], name)}
     if config.architecture == "classifier" and not _has_own_labels(shape):
         names = task.label_names
         changes |= {
@@ -228,6 +229,11 @@ def _changes(shape: Any, config: StudentConfig, task: TaskDefinition) -> dict[st
             "label2id": {name: i for i, name in enumerate(names)},
         }
     return changes
+
+
+def _parts(shape: Any) -> list[Any]:
+    """The config, or both of a model made of two: their joint one reaches neither."""
+    return [shape.encoder, shape.decoder] if shape.model_type == "encoder-decoder" else [shape]
 
 
 def _has_own_labels(shape: Any) -> bool:

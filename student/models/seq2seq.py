@@ -26,7 +26,8 @@ class Seq2SeqStudent(nn.Module):
     """
     Wraps a Hugging Face seq2seq model (or a PeftModel around one).
 
-    `encoder_rests`: it is read from as it is, and learns nothing.
+    `encoder_rests`: it is read from as it is and learns nothing, but for an embedding that it
+    shares with the decoder.
     """
 
     def __init__(self, model: nn.Module, pad: int, packed: bool | None = None):

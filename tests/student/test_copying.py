@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from common.config.student import StudentConfig
-from common.config.training import TrainingConfig
+from common.config.training import Copying, TrainingConfig
 from common.errors import ConfigError
 from common.fingerprint import digest_path
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.checkpoint import WEIGHTS
-from student.encoding import IGNORE, Encoder
+from student.copying import CopyingPlan, copying_plan
+from student.encoding import IGNORE, EncodedExample, Encoder
 from student.models.load import Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.preflight import require_trainable
@@ -47,8 +48,8 @@ def run(
             seen.append(state)
 
     values = {
-        "epochs": 3, "copy_epochs": 2, "batch_size": 8, "micro_batch_size": 4, "seed": 5,
-        "evaluations": 6, "checkpoint_every_steps": 2, "warmup_share": 0.25, "schedule": "linear",
+        "epochs": 3, "copying": {"epochs": 2}, "batch_size": 8, "micro_batch_size": 4, "seed": 5,
+        "evaluations": 3, "checkpoint_every_steps": 2, "warmup_share": 0.25, "schedule": "linear",
         "patience": 9,
     }  # fmt: skip
     return train_student(
@@ -72,8 +73,7 @@ def test_it_copies_with_a_schedule_of_its_own_and_is_judged_afterwards(
 
     copying, taught = seen[:COPIED], seen[COPIED:]
     assert [s.total_steps for s in seen] == [COPIED + TAUGHT] * (COPIED + TAUGHT)
-    assert all(s.label_loss is None for s in copying)
-    assert [s.rationale_loss for s in copying] == pytest.approx([s.loss for s in copying])
+    assert all(s.label_loss is None and s.rationale_loss is None for s in copying)
     assert all(s.label_loss is not None and s.rationale_loss is not None for s in taught)
     # Linear: up over a quarter of the steps, down to 0 at the end, twice.
     top = max(s.learning_rate for s in seen)
@@ -81,19 +81,22 @@ def test_it_copies_with_a_schedule_of_its_own_and_is_judged_afterwards(
     assert shares[: COPIED - 1] == pytest.approx([1, 2 / 3, 1 / 3])
     assert shares[COPIED:] == pytest.approx([1 / 2, 1, 3 / 4, 1 / 2, 1 / 4, 0])
     judged = [e["step"] for e in summary.history if "eval_accuracy" in e]
-    assert judged == [5, 6, 7, 8, 9, 10]
-    assert summary.notes == [seen[-1].notes[0]]
-    assert summary.notes[0].startswith(f"copied its texts for {COPIED} steps first; ")
+    assert judged == [6, 8, 10]  # every second, counted from the end of copying
+    told = f"copied its texts first (steps: 4); the copy's last loss was {copying[-1].loss:.2f} "
+    assert summary.notes == seen[-1].notes == [f"{told}nats a token"]
 
 
-def test_the_encoder_rests_while_the_decoder_copies_and_learns_afterwards(
-    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+@pytest.mark.parametrize("family", ["bert", "t5"])
+@pytest.mark.parametrize("encoder", ["rests", "learns"])
+def test_the_encoder_rests_while_the_decoder_copies_unless_told_otherwise(
+    encoder: str, family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
 ) -> None:
-    config = tiny("seq2seq", "bert", dropout=0.0)
+    config = tiny("seq2seq", family, dropout=0.0)
+    more: dict[str, Any] = {"copying": {"epochs": 2, "encoder": encoder}}
     kept: dict[int, dict[str, torch.Tensor]] = {}
     for last in (2, COPIED, COPIED + 2):  # a killed training's newest checkpoint is one before
         with pytest.raises(Killed):
-            run(config, task, make_pairs(21), tmp_path, die_at=last + 1)
+            run(config, task, make_pairs(21), tmp_path, die_at=last + 1, **more)
         folder = tmp_path / "checkpoints" / f"checkpoint-{last}"
         kept[last] = load_file(folder / WEIGHTS)
     sides = ("model.encoder.", "model.decoder.")
@@ -108,8 +111,25 @@ def test_the_encoder_rests_while_the_decoder_copies_and_learns_afterwards(
             for side in sides
         ]
 
-    assert moved(2, COPIED) == [False, True]
+    assert moved(2, COPIED) == [encoder == "learns", True]
     assert moved(COPIED, COPIED + 2) == [True, True]
+
+
+def test_evaluations_are_counted_from_the_end_of_copying() -> None:
+    plan = CopyingPlan(steps=7)
+
+    assert [s for s in range(1, 20) if plan.due(s, 5, 19)] == [12, 17, 19]
+    assert not any(plan.due(s, None, 19) for s in range(1, 20))
+
+
+def test_both_warm_ups_take_their_share() -> None:
+    training = TrainingConfig.model_validate({"copying": {"epochs": 6.25}, "batch_size": 4})
+    example = EncodedExample(((1,),), (), 0)
+
+    plan = copying_plan(training, [example] * 63, 0.06)
+
+    assert (plan.steps, plan.warmup, plan.encoder_rests) == (100, 6, True)
+    assert copying_plan(TrainingConfig(), [example], 0.06).steps == 0
 
 
 def test_what_it_has_copied_counts_as_seen(
@@ -117,7 +137,7 @@ def test_what_it_has_copied_counts_as_seen(
 ) -> None:
     pairs, student = make_pairs(21), tiny("seq2seq", "t5", task_signal="decoder")
 
-    plain = run(student, task, pairs, tmp_path / "a", copy_epochs=None)
+    plain = run(student, task, pairs, tmp_path / "a", copying=None)
     copied = run(student, task, pairs, tmp_path / "b")
 
     assert copied.examples_seen == plain.examples_seen + 2 * 16
@@ -131,8 +151,8 @@ def test_a_label_only_student_can_copy_too(
 
     run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path, seen, rationale_weight=0)
 
-    assert [s.rationale_loss is None for s in seen] == [False] * COPIED + [True] * TAUGHT
-    assert seen[0].gradient_norm > 0.01
+    assert all(s.rationale_loss is None for s in seen)
+    assert all(s.gradient_norm > 0.01 for s in seen[:COPIED])
 
 
 @pytest.mark.parametrize("family", ["t5", "bert"])
@@ -176,11 +196,41 @@ def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
     assert encoder.encode_pair(pairs[0]).copy is None
 
 
+@pytest.mark.parametrize(("read", "written", "kept"), [(64, 9, 9), (16, 64, None), (64, 64, None)])
+def test_of_a_long_text_as_much_is_asked_as_is_read(
+    read: int,
+    written: int,
+    kept: int | None,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+) -> None:
+    pairs = make_pairs(3)
+    config = tiny("seq2seq", "t5", max_input_tokens=read, max_rationale_tokens=written)
+    assert config.tiny
+    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
+    loaded = load_student(config, task, str(folder), Plan())
+    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+    words = [pair.text.split()[0] for pair in pairs]
+    pair = pairs[0].model_copy(update={"text": " ".join(words * 6)})
+
+    copy = encoder.encode_pair(pair, copy=True).copy
+
+    assert copy is not None
+    asked = loaded.tokenizer.decode([t for t in copy.branches[0].targets if t != IGNORE][:-1])
+    seen = loaded.tokenizer.decode(list(copy.contexts[0]), skip_special_tokens=True)
+    assert seen == f"explain: {asked}"
+    assert len(copy.contexts[0]) <= read
+    assert kept is None or copy.branches[0].target_count == kept + 1
+    assert (asked == pair.text) == (min(read, written) == 64)
+
+
 @pytest.mark.parametrize("architecture", ["causal", "classifier"])
 def test_only_a_decoder_that_reads_an_encoder_can_copy(
     architecture: str, task: TaskDefinition
 ) -> None:
     student = StudentConfig.model_validate({"architecture": architecture, "model": "owner/name"})
 
-    with pytest.raises(ConfigError, match=r"^training.copy_epochs: 2 .* expected architecture:"):
-        require_trainable("student", student, TrainingConfig(copy_epochs=2), task, here=False)
+    with pytest.raises(ConfigError, match=r"^training.copying teaches .* expected architecture:"):
+        require_trainable("student", student, TrainingConfig(copying=Copying()), task, here=False)

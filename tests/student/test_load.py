@@ -85,9 +85,11 @@ def test_a_finished_warm_start_is_the_base_of_another_training(
     first.core.save_pretrained(tmp_path)
     first.tokenizer.save_pretrained(tmp_path)
 
-    again = load(task, tmp_path, "seq2seq")
+    again = load(task, tmp_path, "seq2seq", dropout=0.4)
 
     assert not again.fresh
+    rates = {p.p for p in again.core.modules() if isinstance(p, torch.nn.Dropout)}
+    assert rates == {0.4}
     assert again.core.encoder.pooler is None
     found, wanted = again.core.state_dict(), first.core.state_dict()
     assert found.keys() == wanted.keys()

@@ -328,6 +328,9 @@ def test_quick_attention_is_eager_attention_and_stays_out_of_saved_configs(famil
     found, wanted = (m(**given).logits for m in (quick, plain))
     assert torch.allclose(found[seen > 0], wanted[seen > 0], atol=1e-6)
     quick.train()
+    for part in quick.modules():
+        if family == "t5" and isinstance(part, QuickDropout):
+            part.p = 0.0  # one rate for all there: only that of the attention is looked at
     first, second = (quick(**given).logits for _ in range(2))
     assert not torch.allclose(first, second)
 

@@ -226,16 +226,20 @@ def test_process_killed_five_times_at_random_ends_bit_identical(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("copied", [None, 1])
+@pytest.mark.parametrize("copied", [None, {"epochs": 1}])
 def test_two_processes_train_what_one_does(
-    copied: int | None, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    copied: dict[str, Any] | None,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
 ) -> None:
     pairs, config = make_pairs(21), tiny("seq2seq", "t5", dropout=0.0)
     seen: list[int] = []
     hooks = TrainingHooks(progress=lambda state: seen.append(state.step))
-    one = run(config, task, pairs, tmp_path / "a", copy_epochs=copied)
+    one = run(config, task, pairs, tmp_path / "a", copying=copied)
 
-    two = run(config, task, pairs, tmp_path / "b", hooks, devices=2, copy_epochs=copied)
+    two = run(config, task, pairs, tmp_path / "b", hooks, devices=2, copying=copied)
 
     assert seen == list(range(1, 9 if copied else 7))
     assert two.examples_seen == one.examples_seen

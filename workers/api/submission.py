@@ -34,7 +34,7 @@ OVERRIDES: dict[str, float] = {
     "labelling.min_confidence": 1,
     "labelling.chunk_rows": 100_000,
     "training.epochs": 100,
-    "training.copy_epochs": 100,
+    "training.copying.epochs": 100,
     "training.max_steps": 1_000_000,
     "training.rationale_weight": 100,
     "training.learning_rate": 1,
