@@ -1,18 +1,71 @@
-"""What a checkpoint holds beside weights, written without pickle."""
+"""How checkpoints are written and read: aside first, and without pickle."""
 
 import random
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import Trainer
 
-from student.checkpoint import OPTIMIZER
+from student.checkpoint import (
+    MANIFEST,
+    OPTIMIZER,
+    load_trained,
+    prune,
+    publish,
+    room_for,
+    save_trained,
+)
+from student.ledger import Ledger
 from student.state_file import read_state, write_state
 from student.steps import random_state, restore_random_state
 
 
 class SafetensorsTrainer(Trainer):
-    """The Trainer, with optimizer, schedule and random states in safetensors files."""
+    """
+    The Trainer, with weights, optimizer, schedule and random states in safetensors files.
+
+    A checkpoint is written aside, with the ledger and the manifest, and then renamed; the best and
+    the last one stay. Whoever makes one sets the attributes below first.
+    """
+
+    student: nn.Module
+    root: Path
+    ledger: Ledger
+    manifest: str
+    _clock: float
+
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.ledger.seconds + time.monotonic() - self._clock
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.root / ".writing")
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.args.should_save:
+            save_trained(self.student, Path(output_dir or self.root))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.student, Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        root = self.root
+        now = time.monotonic()
+        self.ledger.seconds += now - self._clock
+        self._clock = now
+        with room_for(root / name):
+            super()._save_checkpoint(model, trial)
+            if not self.args.should_save:
+                return
+            staging = root / ".writing" / name
+            self.ledger.save(staging)
+            (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
+        publish(staging, root / name)
+        prune(root, {self.state.global_step, self.ledger.best_step or -1})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:

@@ -19,15 +19,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
 from common.errors import StudentError
-from student.checkpoint import (
-    MANIFEST,
-    last_good,
-    load_trained,
-    prune,
-    publish,
-    room_for,
-    save_trained,
-)
+from student.checkpoint import last_good
 from student.copying import CopyingPlan, two_schedules
 from student.gradients import group_norms
 from student.ledger import Ledger
@@ -230,10 +222,6 @@ class StepByStepTrainer(SafetensorsTrainer):
             )
         return norm
 
-    def elapsed_seconds(self) -> float:
-        """Seconds of training, those before a resume included."""
-        return self.ledger.seconds + time.monotonic() - self._clock
-
     # -- optimizer, log, evaluation ---------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -304,31 +292,3 @@ class StepByStepTrainer(SafetensorsTrainer):
         )
         self.control.should_save = self.control.should_save or is_best
         return prefixed
-
-    # -- checkpoints ------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.root / ".writing")
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.args.should_save:
-            save_trained(self.student, Path(output_dir or self.root))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.student, Path(resume_from_checkpoint))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        name = f"checkpoint-{self.state.global_step}"
-        root = self.root
-        now = time.monotonic()
-        self.ledger.seconds += now - self._clock
-        self._clock = now
-        with room_for(root / name):
-            super()._save_checkpoint(model, trial)
-            if not self.args.should_save:
-                return
-            staging = root / ".writing" / name
-            self.ledger.save(staging)
-            (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
-        publish(staging, root / name)
-        prune(root, {self.state.global_step, self.ledger.best_step or -1})
