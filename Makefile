@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/finstill demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow and not gpu"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
