@@ -49,7 +49,6 @@ def config() -> RunConfig:
     return found.model_copy(update={"baselines": {}})
 
 
-@pytest.mark.slow
 def test_a_job_in_batches_outlives_its_worker_and_pays_each_row_once(
     settings: Settings, workers: Workers, double: Any
 ) -> None:

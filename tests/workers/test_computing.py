@@ -285,7 +285,6 @@ def ended(client: Client, run_id: str) -> Job:
     return client.jobs.get(run_id)
 
 
-@pytest.mark.slow
 @pytest.mark.services
 def test_a_training_waits_for_the_device_says_so_and_loses_nothing(
     settings: Settings, tmp_path: Path

@@ -88,7 +88,6 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_two_hosts_share_a_job_and_one_finishes_when_the_other_is_gone(
     settings: Settings, tmp_path: Path
 ) -> None:
