@@ -12,14 +12,19 @@ from student.defaults import Hyperparameters
 from student.encoding import EncodedExample
 
 
+def steps_of(epochs: float, training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
+    """Optimizer steps of so many epochs; at least one."""
+    per_epoch = -(-len(examples) // training.batch_size)
+    return max(1, round(epochs * per_epoch))
+
+
 def _steps(training: TrainingConfig, examples: Sequence[EncodedExample]) -> int:
     if training.max_steps:
         return training.max_steps
-    per_epoch = -(-len(examples) // training.batch_size)
     epochs = training.epochs
     if training.max_tokens:
         epochs = training.max_tokens / sum(e.length for e in examples)
-    return max(1, round(epochs * per_epoch))
+    return steps_of(epochs, training, examples)
 
 
 def training_arguments(

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import SequentialLR
 from transformers import get_scheduler
 
 from common.config.training import TrainingConfig
+from student.arguments import steps_of
 from student.encoding import EncodedExample
 
 
@@ -37,8 +38,7 @@ def copying_plan(
     """The plan of a config; no steps at all where it asks for none."""
     if training.copying is None:
         return CopyingPlan()
-    per_epoch = -(-len(examples) // training.batch_size)
-    steps = max(1, round(training.copying.epochs * per_epoch))
+    steps = steps_of(training.copying.epochs, training, examples)
     return CopyingPlan(steps, round(warmup_share * steps), training.copying.encoder == "rests")
 
 

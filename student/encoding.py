@@ -156,13 +156,19 @@ class Encoder:
 
         What does not fit both is cut from both: nothing unread is asked for, and all that is read.
         """
-        room = self.config.max_input_tokens - len(self._contexts("", True)[-1])
         ids = self._answer(self.prompt.explain, text)
-        most = min(room, self.config.max_rationale_tokens)
-        if len(ids) > most:
-            text = str(self.tokenizer.decode(ids[:most], skip_special_tokens=True))
+        if len(ids) > self._most_copied:
+            ids = ids[: self._most_copied]
+            text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        branch = self._branch(self.prompt.explain, self.tokens.explain, ids, None)
         context = self._contexts(text, True)[-1]
-        return EncodedExample((context,), (replace(self._rationale_branch(text), context=0),), -1)
+        return EncodedExample((context,), (replace(branch, context=0),), -1)
+
+    @cached_property
+    def _most_copied(self) -> int:
+        """Tokens of a text that fit both a context to be explained and a rationale."""
+        room = self.config.max_input_tokens - len(self._contexts("", True)[-1])
+        return min(room, self.config.max_rationale_tokens)
 
     def encode_text(self, text: str) -> EncodedExample:
         """A text with one branch per label, to be scored."""

@@ -36,17 +36,16 @@ class Ledger:
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def note(self, sentence: str) -> None:
+    def note(self, sentence: str, level: int = logging.WARNING) -> None:
         """Say it now, with each step's progress, in the summary and in the system's report."""
         self.notes.append(sentence)
-        logger.warning("training: %s", sentence)
+        logger.log(level, "training: %s", sentence)
 
     def copied(self, steps: int) -> None:
         """Copying is over: other losses follow, which nothing so far says anything about."""
         losses = [entry["loss"] for entry in self.history if "loss" in entry]
         last = f"; the copy's last loss was {losses[-1]:.2f} nats a token" if losses else ""
-        self.notes.append(f"copied its texts first (steps: {steps}){last}")
-        logger.info("training: %s", self.notes[-1])
+        self.note(f"copied its texts first (steps: {steps}){last}", logging.INFO)
         self.smooth_loss, self.smallest_loss, self.steps_above = None, math.inf, 0
 
     def record_evaluation(

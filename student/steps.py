@@ -55,14 +55,9 @@ def step_report(
     The loss and both terms as numbers; None for a term that no token is in, and for both without
     `parts`: a copy's loss is neither.
     """
-    if not parts:
-        whole = float(terms.loss(totals, rationale_weight))
-        return StepReport(loss=whole, label_loss=None, rationale_loss=None)
-    return StepReport(
-        loss=float(terms.loss(totals, rationale_weight)),
-        label_loss=float(terms.label) / totals.label if totals.label else None,
-        rationale_loss=float(terms.rationale) / totals.rationale if totals.rationale else None,
-    )
+    label = float(terms.label) / totals.label if parts and totals.label else None
+    rationale = float(terms.rationale) / totals.rationale if parts and totals.rationale else None
+    return StepReport(float(terms.loss(totals, rationale_weight)), label, rationale)
 
 
 def micro_batch_terms(

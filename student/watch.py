@@ -25,11 +25,9 @@ class Watch(TrainerCallback):
         self.trainer.sampler.set_epoch(int((state.epoch or 0.0) + 1e-9))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self.trainer.plan.steps:
-            # The Trainer counts from its first step, and nothing of labels is learnt in those.
-            control.should_evaluate = self.trainer.plan.due(
-                state.global_step, args.eval_steps, state.max_steps
-            )
+        # The Trainer counts from its first step, and while copying nothing of labels is learnt.
+        plan = self.trainer.plan
+        control.should_evaluate = plan.due(state.global_step, args.eval_steps, state.max_steps)
         self.hooks.progress(self._progress(state))
         if self.trainer.agreed(self.hooks.cancelled()):
             self.cancelled = True

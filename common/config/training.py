@@ -37,7 +37,7 @@ class Copying(Section):
     """
     Epochs before the others in which a seq2seq student writes out the text it reads (sequence
     autoencoding, Dai and Le 2015): a fresh cross-attention learns to look at it. `encoder: learns`
-    copies better and costs the label something; `rests` leaves the encoder as it is.
+    copies better and may cost the label (docs/results.md); `rests` leaves the encoder as it is.
     """
 
     epochs: float = Field(default=2.0, gt=0)

@@ -63,7 +63,6 @@ def quicken_attention(model: Any) -> None:
     rate = getattr(config, DROPOUT.get(config.model_type, ""), 0.0)
     eager = config._attn_implementation == "eager"
     if eager and rate and not getattr(config, "reorder_and_upcast_attn", False):
-        model.set_attn_implementation(QUICK)
         # In an encoder-decoder made of two models, layers hold other copies of their config.
         for part in model.modules():
             own: Any = getattr(part, "config", None)
