@@ -183,13 +183,22 @@ def _from_pretrained(
     )
     missing = sorted(report["missing_keys"])
     if config.architecture == "seq2seq" and shape.model_type == "encoder-decoder":
-        model.encoder.pooler = None  # unused, and a student that was warm-started has none
+        drop_pooler(model)
         missing = [name for name in missing if answering_part(name) != POOLER]
     if config.architecture != "classifier":
         return model, set(), missing
     # A classifier's head, and the pooler under it, is fresh when an encoder is fine-tuned.
     head = {k for k in missing if answering_part(k)}
     return model, head, [k for k in missing if k not in head]
+
+
+def drop_pooler(model: Any) -> None:
+    """
+    Take a warm start's unused pooler off: its folder has none, and transformers makes it anew, at
+    random, whenever the folder is read.
+    """
+    if model.config.model_type == "encoder-decoder" and hasattr(model.encoder, "pooler"):
+        model.encoder.pooler = None
 
 
 def answering_part(name: str) -> str | None:

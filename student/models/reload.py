@@ -10,7 +10,7 @@ from common.config.student import StudentConfig
 from common.errors import StudentError
 from student.checkpoint import Manifest
 from student.encoding import known_tokens
-from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, load_weights, wrap
+from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, drop_pooler, load_weights, wrap
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 from student.tokens import load_tokenizer
 
@@ -40,12 +40,14 @@ def reload_student(
 def read_whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
     """A transformers model from the whole weights in `folder`. Raises StudentError."""
     try:
-        return AUTO_CLASSES[config.architecture].from_pretrained(
+        model = AUTO_CLASSES[config.architecture].from_pretrained(
             folder,
             dtype=plan.compute,
             attn_implementation=config.attention
             or ("sdpa" if plan.device.type == "cuda" else "eager"),
         )
+        drop_pooler(model)
+        return model
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student folder '{folder}' cannot be loaded ({type(error).__name__}); expected the "

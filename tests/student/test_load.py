@@ -15,6 +15,7 @@ from common.errors import ConfigError, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.models.load import LoadedStudent, Plan, load_student
+from student.models.reload import read_whole
 from student.models.tiny import prepare_tiny, tiny_texts
 
 Tiny = Callable[..., StudentConfig]
@@ -92,6 +93,20 @@ def test_a_finished_warm_start_is_the_base_of_another_training(
     assert rates == {0.4}
     assert again.core.encoder.pooler is None
     found, wanted = again.core.state_dict(), first.core.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_warm_start_read_back_has_the_weights_of_its_folder_and_no_others(
+    task: TaskDefinition, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    trained = load(task, folders("bert"), "seq2seq").core
+    trained.save_pretrained(tmp_path)
+    config = StudentConfig(architecture="seq2seq", model=str(tmp_path))
+
+    read = read_whole(tmp_path, config, Plan())
+
+    found, wanted = read.state_dict(), trained.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
