@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from common.config.student import StudentConfig
+from common.config.training import Copying
 from common.errors import StudentError
 from common.records import TrainingPair
 from common.task import StudentPrompt, TaskDefinition
@@ -47,7 +48,8 @@ class EncodedExample:
     """
     One example ready for batching. `gold` is the label's index; `soft` the teachers' distribution
     over the labels, in their order; `prompt_target` the id FinGPT's published code asks the prompt
-    positions to emit (None: they carry no loss). `copy`: the text with itself as the only target.
+    positions to emit (None: they carry no loss). `copy`: the same with the text itself in place of
+    the rationale.
     """
 
     contexts: tuple[tuple[int, ...], ...]
@@ -120,15 +122,15 @@ class Encoder:
         rationale: bool = True,
         all_labels: bool = False,
         token_odds: bool = False,
-        copy: bool = False,
+        copying: Copying | None = None,
         prompt_target: int | None = None,
     ) -> EncodedExample:
         """
         Encode a pair; without `rationale` the explain side does not exist at all.
 
         `all_labels` adds a branch for every label, as soft labels need them. `token_odds` keeps
-        what the teacher's model thought of the rationale's tokens. `copy` adds the text as its own
-        target.
+        what the teacher's model thought of the rationale's tokens. `copying` adds the text as its
+        own target.
         """
         gold = self.task.label_set.index(pair.label)
         soft = self._soft(pair) if all_labels else None
@@ -140,21 +142,24 @@ class Encoder:
             branch = self._rationale_branch(wanted)
             branches.append(self._taught(branch, pair) if token_odds else branch)
         explained = branches[-1].context == 1
-        return EncodedExample(
+        example = EncodedExample(
             contexts=self._contexts(pair.text, explained),
             branches=tuple(branches),
             gold=gold,
             weight=pair.weight,
             soft=soft,
             prompt_target=prompt_target,
-            copy=self._copy(pair.text) if copy else None,
         )
+        if copying is None:
+            return example
+        return replace(example, copy=self._copy(pair.text, example, copying.labels))
 
-    def _copy(self, text: str) -> EncodedExample:
+    def _copy(self, text: str, example: EncodedExample, labels: bool) -> EncodedExample:
         """
         Read as a text to be explained is, and written where its rationale would stand.
 
         What does not fit both is cut from both: nothing unread is asked for, and all that is read.
+        `labels`: the example's labels are asked for beside it.
         """
         ids = self._answer(self.prompt.explain, text)
         if len(ids) > self._most_copied:
@@ -162,7 +167,11 @@ class Encoder:
             text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         branch = self._branch(self.prompt.explain, self.tokens.explain, ids, None)
         context = self._contexts(text, True)[-1]
-        return EncodedExample((context,), (replace(branch, context=0),), -1)
+        if not labels:
+            return EncodedExample((context,), (replace(branch, context=0),), -1, example.weight)
+        judged = tuple(b for b in example.branches if b.label is not None)
+        contexts = (example.contexts[0], context) if self._two_contexts else (context,)
+        return replace(example, contexts=contexts, branches=(*judged, branch))
 
     @cached_property
     def _most_copied(self) -> int:
@@ -272,7 +281,7 @@ def _asking(branch: Branch, prompt_target: int) -> Branch:
 
 
 def encode_pairs(
-    encoder: Encoder, pairs: Sequence[TrainingPair], **options: bool | int | None
+    encoder: Encoder, pairs: Sequence[TrainingPair], **options: bool | int | Copying | None
 ) -> list[EncodedExample]:
     """Encode all pairs in order. Raises ValueError for a label outside the task."""
     return [encoder.encode_pair(pair, **options) for pair in pairs]  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class Ledger:
 
     def copied(self, steps: int) -> None:
         """Copying is over: other losses follow, which nothing so far says anything about."""
-        losses = [entry["loss"] for entry in self.history if "loss" in entry]
+        losses = [entry["copy_loss"] for entry in self.history if "copy_loss" in entry]
         last = f"; the copy's last loss was {losses[-1]:.2f} nats a token" if losses else ""
         self.note(f"copied its texts first (steps: {steps}){last}", logging.INFO)
         self.smooth_loss, self.smallest_loss, self.steps_above = None, math.inf, 0

@@ -34,6 +34,7 @@ class StepReport:
     loss: float = math.nan
     label_loss: float | None = math.nan
     rationale_loss: float | None = None
+    copy_loss: float | None = None
     gradient_norm: float = math.nan
     group_norms: dict[str, float] | None = None
     tokens: int = 0
@@ -49,15 +50,16 @@ def batch_totals(examples: Examples) -> Totals:
 
 
 def step_report(
-    terms: Terms, totals: Totals, rationale_weight: float, *, parts: bool = True
+    terms: Terms, totals: Totals, rationale_weight: float, *, copying: bool = False
 ) -> StepReport:
     """
-    The loss and both terms as numbers; None for a term that no token is in, and for both without
-    `parts`: a copy's loss is neither.
+    The loss and its terms as numbers; None for a term that no token is in. While `copying` the text
+    stands in the rationale's place.
     """
-    label = float(terms.label) / totals.label if parts and totals.label else None
-    rationale = float(terms.rationale) / totals.rationale if parts and totals.rationale else None
-    return StepReport(float(terms.loss(totals, rationale_weight)), label, rationale)
+    label = float(terms.label) / totals.label if totals.label else None
+    written = float(terms.rationale) / totals.rationale if totals.rationale else None
+    both = (None, written) if copying else (written, None)
+    return StepReport(float(terms.loss(totals, rationale_weight)), label, *both)
 
 
 def micro_batch_terms(

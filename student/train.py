@@ -225,7 +225,7 @@ def _encode(job: Training, encoder: Encoder, train: Sequence[TrainingPair]) -> l
         rationale=job.training.rationale_weight > 0,
         all_labels=job.training.soft_labels is not None,
         token_odds=job.training.token_distillation is not None,
-        copy=job.training.copying is not None,
+        copying=job.training.copying,
         prompt_target=encoder.tokens.pad if published else None,
     )
     if job.training.token_distillation:

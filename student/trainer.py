@@ -193,7 +193,7 @@ class StepByStepTrainer(SafetensorsTrainer):
     def _take_report(
         self, terms: Terms, totals: Totals, examples: Examples, seconds: float
     ) -> None:
-        self.report = step_report(terms, totals, self._weight, parts=not self.copying)
+        self.report = step_report(terms, totals, self._weight, copying=self.copying)
         count, tokens = self._joint(len(examples), sum(e.length for e in examples))
         self.report.tokens, self.report.seconds = int(tokens), seconds
         self.ledger.examples_seen += int(count)
@@ -265,10 +265,9 @@ class StepByStepTrainer(SafetensorsTrainer):
         """Add what the Trainer does not know: both terms, group norms, speed, memory."""
         if "loss" in logs:
             report = self.report
-            if report.label_loss is not None:
-                logs["label_loss"] = report.label_loss
-            if report.rationale_loss is not None:
-                logs["rationale_loss"] = report.rationale_loss
+            for term in ("label_loss", "rationale_loss", "copy_loss"):
+                if (value := getattr(report, term)) is not None:
+                    logs[term] = value
             logs["peak_memory_bytes"] = peak_memory_bytes(self.args.device)
             logs["tokens_per_second"] = report.tokens / max(report.seconds, 1e-9)
             for group, norm in (report.group_norms or {}).items():

@@ -17,10 +17,12 @@ from common.task import TaskDefinition
 from student.checkpoint import WEIGHTS
 from student.copying import CopyingPlan, copying_plan
 from student.encoding import IGNORE, EncodedExample, Encoder
+from student.losses import Terms
 from student.models.load import Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.preflight import require_trainable
 from student.progress import TrainingHooks, TrainingProgress
+from student.steps import Objective, micro_batch_terms
 from student.train import train_student
 
 Pairs = Callable[[int], list[TrainingPair]]
@@ -155,17 +157,23 @@ def test_a_label_only_student_can_copy_too(
     assert all(s.gradient_norm > 0.01 for s in seen[:COPIED])
 
 
-@pytest.mark.parametrize("family", ["t5", "bert"])
+@pytest.mark.parametrize(("family", "labels"), [("t5", False), ("bert", True)])
 def test_killed_while_copying_at_its_end_and_after_it_ends_bit_identical(
-    family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    family: str,
+    labels: bool,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
 ) -> None:
     pairs, config = make_pairs(21), tiny("seq2seq", family, dropout=0.1)
-    undisturbed = run(config, task, pairs, tmp_path / "a")
+    more: dict[str, Any] = {"copying": {"epochs": 2, "labels": labels}}
+    undisturbed = run(config, task, pairs, tmp_path / "a", **more)
 
     for step in (3, COPIED + 1, 8):  # the second resumes from the checkpoint at the boundary
         with pytest.raises(Killed):
-            run(config, task, pairs, tmp_path / "b", die_at=step)
-    resumed = run(config, task, pairs, tmp_path / "b")
+            run(config, task, pairs, tmp_path / "b", die_at=step, **more)
+    resumed = run(config, task, pairs, tmp_path / "b", **more)
 
     first, second = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
     assert digest_path(first) == digest_path(second)
@@ -183,7 +191,7 @@ def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
     loaded = load_student(config, task, str(folder), Plan())
     encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
 
-    copy = encoder.encode_pair(pairs[0], copy=True).copy
+    copy = encoder.encode_pair(pairs[0], copying=Copying()).copy
 
     assert copy is not None
     context, opening = encoder.explain_inputs(pairs[0].text)
@@ -194,6 +202,61 @@ def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
     text = loaded.tokenizer(pairs[0].text, add_special_tokens=False)["input_ids"]
     assert asked == [*text, loaded.tokens.end]
     assert encoder.encode_pair(pairs[0]).copy is None
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+@pytest.mark.parametrize("signal", ["prefix", "decoder"])
+def test_labels_learnt_while_copying_cost_the_sum_of_labels_alone_and_copy_alone(
+    signal: str, family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    pairs, config = make_pairs(5), tiny("seq2seq", family, task_signal=signal, dropout=0.0)
+    assert config.tiny
+    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
+    loaded = load_student(config, task, str(folder), Plan())
+    loaded.module.double()
+    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+    shares = dict.fromkeys(task.label_names, 1 / len(task.label_names))
+    soft = [p.model_copy(update={"probabilities": shares, "weight": 0.5}) for p in pairs]
+
+    def terms(examples: list[EncodedExample]) -> Terms:
+        objective = Objective(soft_share=0.5, temperature=2.0)
+        with torch.no_grad():
+            return micro_batch_terms(loaded.module, examples, objective, torch.device("cpu"))
+
+    def copies(labels: bool) -> list[EncodedExample]:
+        copying = Copying(labels=labels)
+        examples = [encoder.encode_pair(p, copying=copying, all_labels=True) for p in soft]
+        return [e.copy for e in examples if e.copy is not None]
+
+    judged = [encoder.encode_pair(p, rationale=False, all_labels=True) for p in soft]
+    label, copy, both = terms(judged), terms(copies(False)), terms(copies(True))
+
+    assert min(label.label, copy.rationale) > 0
+    assert float(both.label) == pytest.approx(float(label.label), rel=1e-9)
+    assert float(both.rationale) == pytest.approx(float(copy.rationale), rel=1e-9)
+    assert (float(label.rationale), float(copy.label)) == (0, 0)
+
+
+def test_labels_learnt_while_copying_are_reported_beside_the_copy(
+    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+) -> None:
+    seen: list[TrainingProgress] = []
+    more: dict[str, Any] = {"copying": {"epochs": 2, "labels": True}, "rationale_weight": 0.25}
+
+    summary = run(tiny("seq2seq", "t5"), task, make_pairs(21), tmp_path, seen, **more)
+
+    logged = {e["step"]: e for e in summary.history if "loss" in e}
+    for state in seen[:COPIED]:
+        copied = logged[state.step]["copy_loss"]
+        assert state.rationale_loss is None
+        assert state.label_loss is not None
+        assert state.loss == pytest.approx(state.label_loss + copied)  # the copy's weight is 1
+    for state in seen[COPIED:]:
+        assert "copy_loss" not in logged[state.step]
+        assert state.label_loss is not None
+        assert state.rationale_loss is not None
+        assert state.loss == pytest.approx(state.label_loss + 0.25 * state.rationale_loss)
+    assert f"last loss was {logged[COPIED]['copy_loss']:.2f} nats" in summary.notes[0]
 
 
 @pytest.mark.parametrize(("read", "written", "kept"), [(64, 9, 9), (16, 64, None), (64, 64, None)])
@@ -215,7 +278,7 @@ def test_of_a_long_text_as_much_is_asked_as_is_read(
     words = [pair.text.split()[0] for pair in pairs]
     pair = pairs[0].model_copy(update={"text": " ".join(words * 6)})
 
-    copy = encoder.encode_pair(pair, copy=True).copy
+    copy = encoder.encode_pair(pair, copying=Copying()).copy
 
     assert copy is not None
     asked = loaded.tokenizer.decode([t for t in copy.branches[0].targets if t != IGNORE][:-1])
