@@ -42,14 +42,16 @@ def training_arguments(
     """
     on_gpu = torch.cuda.is_available()
     steps = _steps(training, examples)
-    every = max(1, steps // training.evaluations) if training.evaluations and evaluate else 0
+    every = -(-steps // training.evaluations) if training.evaluations and evaluate else 0
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=max(1, training.batch_size // devices),
         max_steps=copied + steps,
         learning_rate=chosen.learning_rate,
-        lr_scheduler_type=chosen.schedule,
+        lr_scheduler_type="constant_with_warmup"
+        if chosen.schedule == "constant" and chosen.warmup_share
+        else chosen.schedule,
         warmup_steps=round(chosen.warmup_share * steps),
         weight_decay=chosen.weight_decay,
         max_grad_norm=training.max_grad_norm,

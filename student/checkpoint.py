@@ -25,11 +25,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from common.config.student import StudentConfig
+from common.config.student import TINY, StudentConfig
 from common.config.training import TrainingConfig
 from common.data.atomic import tells_full_disk
 from common.errors import DiskFull, FinstillError, StudentError
-from common.fingerprint import digest
+from common.fingerprint import digest, digest_path
 from common.records import Record, TrainingPair
 from common.task import PROJECT_ROOT, TaskDefinition
 from student.progress import TrainingSummary
@@ -58,6 +58,12 @@ class Manifest(Record):
     git_commit: str | None
     summary: TrainingSummary | None = None
 
+    @property
+    def explains(self) -> bool:
+        """Whether it has learnt to write rationales: it was asked to, and there were some."""
+        asked = self.training.teaches_rationales(self.student.architecture)
+        return asked and (self.summary is None or self.summary.rationales != 0)
+
 
 def data_fingerprint(train: Iterable[TrainingPair], validation: Iterable[TrainingPair]) -> str:
     """Digest of all pairs in order."""
@@ -67,10 +73,15 @@ def data_fingerprint(train: Iterable[TrainingPair], validation: Iterable[Trainin
 def identity(
     student: StudentConfig, training: TrainingConfig, task: TaskDefinition, data: str
 ) -> str:
-    """Digest of everything that decides the weights: a folder with another one is not resumed."""
+    """
+    Digest of everything that decides the weights: a folder with another one is not resumed.
+
+    A base or tokenizer in a local folder counts with what is in it, a hub's with its name.
+    """
     parts = [part.model_dump(mode="json") for part in (student, training, task)]
     parts[1].pop("report_to")
-    return digest([*parts, data])
+    folders = [Path(name) for name in (student.model, student.tokenizer) if name and name != TINY]
+    return digest([*parts, data, *(digest_path(folder) for folder in folders if folder.is_dir())])
 
 
 def versions() -> dict[str, str]:

@@ -61,6 +61,11 @@ class EncodedExample:
     copy: "EncodedExample | None" = None
 
     @property
+    def explained(self) -> bool:
+        """Whether it comes with a rationale."""
+        return any(b.label is None for b in self.branches)
+
+    @property
     def length(self) -> int:
         """Tokens this example puts through the model."""
         return sum(map(len, self.contexts)) + sum(len(b.inputs) for b in self.branches)
@@ -170,7 +175,9 @@ class Encoder:
         if not labels:
             return EncodedExample((context,), (replace(branch, context=0),), -1, example.weight)
         judged = tuple(b for b in example.branches if b.label is not None)
-        contexts = (example.contexts[0], context) if self._two_contexts else (context,)
+        # A label is told by the whole text, also where less of it can be written out.
+        contexts = tuple(dict.fromkeys((example.contexts[0], context)))
+        branch = replace(branch, context=len(contexts) - 1)
         return replace(example, contexts=contexts, branches=(*judged, branch))
 
     @cached_property

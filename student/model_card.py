@@ -131,7 +131,7 @@ def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         yield from (f"- Teacher {line}" for line in facts.teachers)
     how = (
         f"step by step (Hsieh et al. 2023), rationale weight {training.rationale_weight:g}"
-        if training.teaches_rationales(manifest.student.architecture)
+        if manifest.explains
         else "labels only"
     )
     if training.copying:
@@ -171,7 +171,7 @@ def _limits(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield from ("## Limits", "")
     yield f"- Reads the first {manifest.student.max_input_tokens} tokens of one text at a time."
     yield f"- Judged on {facts.data} only; other sources, languages and years may differ."
-    if manifest.training.teaches_rationales(manifest.student.architecture):
+    if manifest.explains:
         yield "- Its rationales are generated text: fluent is not faithful; check the numbers."
         yield (
             "- A rationale is generated from the text alone, not from the label beside it, and may "

@@ -67,8 +67,7 @@ class Predictor:
     @property
     def explains(self) -> bool:
         """Whether it can write rationales: it has learnt them, and this form of it generates."""
-        student, training = self.manifest.student, self.manifest.training
-        return training.teaches_rationales(student.architecture) and self._runtime.generates
+        return self.manifest.explains and self._runtime.generates
 
     def scores(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
         """(texts, labels): log-probabilities as the student gives them, not calibrated."""

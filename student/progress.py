@@ -52,6 +52,7 @@ class TrainingSummary(Record):
     """
     How a training went. `seconds` counts this and all resumed parts; `tokens_seen` counts
     every token that went through the model, `history` holds what was logged, oldest first.
+    `rationales`: how many training texts had one to learn (None: not counted by that version).
     """
 
     steps: int
@@ -67,4 +68,5 @@ class TrainingSummary(Record):
     micro_batch_size: int
     stopped_early: bool = False
     tiny: bool = False
+    rationales: int | None = None
     notes: list[str] = Field(default_factory=list)

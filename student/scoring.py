@@ -17,6 +17,7 @@ from student.batches import additive, block_mask
 from student.encoding import EncodedExample
 from student.models.attention import ADDITIVE
 from student.models.cross import states_as_keys
+from student.models.head import OutputHead
 from student.models.load import StudentModule
 from student.trie import LabelTrie, label_trie
 
@@ -42,7 +43,7 @@ class ReducedHead(nn.Module):
             head = core.decoder.get_output_embeddings()
         self._owner, self._name = _place(core, head)
         self._full, self._tokens = [head], torch.tensor(list(tokens), device=head.weight.device)
-        plain = type(head) is nn.Linear and not hasattr(core, "final_logits_bias")
+        plain = type(head) in (nn.Linear, OutputHead) and not hasattr(core, "final_logits_bias")
         self.weight = head.weight.detach()[self._tokens].clone() if plain else None
         bias = getattr(head, "bias", None)
         self.bias = bias.detach()[self._tokens].clone() if plain and bias is not None else None

@@ -25,6 +25,7 @@ from student.gradients import group_norms
 from student.ledger import Ledger
 from student.losses import Terms, Totals
 from student.memory import is_out_of_memory, out_of_memory_sentence, peak_memory_bytes
+from student.models.scores import name_in_base
 from student.resume import SafetensorsTrainer
 from student.sampling import PooledSampler, micro_batches
 from student.steps import (
@@ -63,6 +64,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         copying: CopyingPlan = NOTHING_COPIED,
         callbacks: list[Any] | None = None,
     ):
+        self.lessons = examples
         self.student, self.root = module, Path(str(args.output_dir))
         self.objective: Objective = objective
         self.ledger, self.manifest = ledger, manifest
@@ -236,7 +238,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.student.named_parameters():
             if parameter.requires_grad:
-                key = (name in decayed, name in self._fresh)
+                key = (name in decayed, name_in_base(name) in self._fresh)
                 groups.setdefault(key, []).append(parameter)
         return [
             {

@@ -57,7 +57,10 @@ def merged_model(folder: Path, manifest: Manifest) -> Any:
         _take_dequantised(model, manifest, base)
     adapted = read_adapter(model, folder, base)
     with outdated_calls_forgiven():
-        return adapted.merge_and_unload()
+        merged = adapted.merge_and_unload()
+    if manifest.student.architecture != "seq2seq":
+        merged.config.pad_token_id = manifest.tokens["pad"]
+    return merged
 
 
 @torch.no_grad()

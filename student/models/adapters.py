@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from common.config.student import LoraSection, StudentConfig
 from common.errors import ConfigError
-from student.models.load import HEADS, answering_part
+from student.models.load import HEADS, POOLER, answering_part
 from student.quiet import outdated_calls_forgiven
 from student.tokens import first_line
 
@@ -21,13 +21,20 @@ TASKS = {
 }
 
 
-def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation, computing in `compute`."""
+def nf4(compute: torch.dtype, architecture: str) -> BitsAndBytesConfig:
+    """
+    4-bit NormalFloat with double quantisation, computing in `compute`.
+
+    transformers spares a language model's head itself. A classifier's may be fresh, and what is in
+    no checkpoint is never quantised, yet would be computed as if it were.
+    """
+    answering = [*HEADS, f".*{POOLER}"] if architecture == "classifier" else None
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=answering,
     )
 
 

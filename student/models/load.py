@@ -23,7 +23,7 @@ from student.models.classifier import ClassifierStudent
 from student.models.fuse import quicken
 from student.models.limits import require_known_tokens, require_positions
 from student.models.seq2seq import Seq2SeqStudent
-from student.models.warm_start import is_encoder_alone, warm_start
+from student.models.warm_start import drop_pooler, is_encoder_alone, warm_start
 from student.quiet import quiet_libraries
 from student.tokens import add_start_tokens, first_line, load_tokenizer, start_tokens
 
@@ -116,6 +116,8 @@ def wrap(
 ) -> LoadedStudent:
     """Put a loaded model into the module of its architecture."""
     module: StudentModule
+    if config.architecture != "seq2seq":  # an adapter's folder has no config that would say it
+        model.config.pad_token_id = tokens.pad
     match config.architecture:
         case "seq2seq":
             module = Seq2SeqStudent(model, tokens.pad)
@@ -192,15 +194,6 @@ def _from_pretrained(
     return model, head, [k for k in missing if k not in head]
 
 
-def drop_pooler(model: Any) -> None:
-    """
-    Take a warm start's unused pooler off: its folder has none, and transformers makes it anew, at
-    random, whenever the folder is read.
-    """
-    if model.config.model_type == "encoder-decoder" and hasattr(model.encoder, "pooler"):
-        model.encoder.pooler = None
-
-
 def answering_part(name: str) -> str | None:
     """The part a weight belongs to if that is a classifier's head or the pooler under it."""
     parts = name.split(".")
@@ -222,7 +215,7 @@ def _options(config: StudentConfig, plan: Plan) -> dict[str, Any]:
     if config.quantization:
         from student.models.adapters import nf4
 
-        options["quantization_config"] = nf4(plan.compute)
+        options["quantization_config"] = nf4(plan.compute, config.architecture)
         options["device_map"] = {"": plan.device}
     return options
 
@@ -270,7 +263,6 @@ def _task_tokens(
 ) -> TaskTokens:
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     if config.architecture != "seq2seq":
-        model.config.pad_token_id = pad
         return TaskTokens(0, 0, end, pad)
     start = _decoder_start(model, tokenizer)
     # An encoder's position 0 is a sink, blind to its token and nearly to its neighbours: nothing

@@ -10,7 +10,8 @@ from common.config.student import StudentConfig
 from common.errors import StudentError
 from student.checkpoint import Manifest
 from student.encoding import known_tokens
-from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, drop_pooler, load_weights, wrap
+from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, load_weights, wrap
+from student.models.warm_start import drop_pooler
 from student.quiet import outdated_calls_forgiven, quiet_libraries
 from student.tokens import load_tokenizer
 

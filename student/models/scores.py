@@ -31,6 +31,11 @@ def inside_adapters(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def name_in_base(name: str) -> str:
+    """What a parameter is called in the model without its adapters."""
+    return name.replace("base_model.model.", "").replace("modules_to_save.default.", "")
+
+
 @contextmanager
 def only_at(head: nn.Module, chosen: Tensor) -> Iterator[None]:
     """

@@ -22,17 +22,21 @@ from transformers import (
 )
 
 from common.config.student import TINY_POSITIONS, TinyShape
+from common.fingerprint import digest
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.tokens import RESERVED
 
+MADE_OF = "made_of.txt"  # digest of what the folder was made of
 PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
 
 
 def prepare_tiny(folder: Path, shape: TinyShape, texts: Sequence[str], seed: int) -> Path:
-    """Write a random model and its tokenizer into `folder`, unless they are there already."""
-    if folder.exists():
+    """Write a random model and its tokenizer into `folder`, unless just these are there already."""
+    made_of = digest([shape.model_dump(mode="json"), list(texts), seed])
+    if (folder / MADE_OF).is_file() and (folder / MADE_OF).read_text("utf-8") == made_of:
         return folder
+    shutil.rmtree(folder, ignore_errors=True)
     staging = folder.with_name(folder.name + ".writing")
     shutil.rmtree(staging, ignore_errors=True)
     tokenizer = train_tokenizer(texts, shape)
@@ -40,6 +44,7 @@ def prepare_tiny(folder: Path, shape: TinyShape, texts: Sequence[str], seed: int
     model = _auto_class(shape).from_config(_config(shape, tokenizer))
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
+    (staging / MADE_OF).write_text(made_of, "utf-8")
     os.replace(staging, folder)
     return folder
 

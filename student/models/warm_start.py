@@ -45,10 +45,19 @@ def warm_start(
     )
     fresh = {k for k in decoder_report["missing_keys"] if _is_fresh(k)}
     missing += [k for k in decoder_report["missing_keys"] if not _is_fresh(k)]
-    encoder.pooler = None  # never used here: its weights would only be saved and decayed
     _copy_self_attention(decoder)
     model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    drop_pooler(model)  # its weights would only be saved and decayed
     return model, {f"decoder.{name}" for name in fresh}, missing
+
+
+def drop_pooler(model: Any) -> None:
+    """
+    Take a warm start's unused pooler off: its folder has none, and transformers makes it anew, at
+    random, whenever the folder is read.
+    """
+    if model.config.model_type == "encoder-decoder" and hasattr(model.encoder, "pooler"):
+        model.encoder.pooler = None
 
 
 def _config(source: str, options: dict[str, Any], changes: dict[str, Any]) -> Any:

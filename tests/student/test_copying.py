@@ -289,6 +289,37 @@ def test_of_a_long_text_as_much_is_asked_as_is_read(
     assert (asked == pair.text) == (min(read, written) == 64)
 
 
+@pytest.mark.parametrize("signal", ["prefix", "decoder"])
+@pytest.mark.parametrize("longest", [9, 64])
+def test_labels_learnt_while_copying_are_told_by_the_whole_text(
+    longest: int,
+    signal: str,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    tmp_path: Path,
+) -> None:
+    pairs = make_pairs(3)
+    config = tiny("seq2seq", "t5", task_signal=signal, max_rationale_tokens=longest)
+    assert config.tiny
+    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
+    loaded = load_student(config, task, str(folder), Plan())
+    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+
+    example = encoder.encode_pair(pairs[0], copying=Copying(labels=True))
+
+    assert example.copy is not None
+    label, copied = example.copy.branches
+    (scored,) = encoder.encode_text(pairs[0].text).contexts
+    assert example.copy.contexts[label.context] == scored
+    read = example.copy.contexts[copied.context]
+    asked = loaded.tokenizer.decode([t for t in copied.targets if t != IGNORE][:-1])
+    word = "explain: " if signal == "prefix" else ""
+    assert loaded.tokenizer.decode(list(read), skip_special_tokens=True) == f"{word}{asked}"
+    # Where it fits whole, the decoder's signal needs one encoding for both.
+    assert len(example.copy.contexts) == (2 if signal == "prefix" or longest == 9 else 1)
+
+
 @pytest.mark.parametrize("architecture", ["causal", "classifier"])
 def test_only_a_decoder_that_reads_an_encoder_can_copy(
     architecture: str, task: TaskDefinition

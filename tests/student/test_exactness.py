@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.config.student import StudentConfig
+from common.config.training import Copying
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.encoding import Branch, EncodedExample, Encoder, encode_pairs
@@ -213,15 +214,20 @@ def test_copied_texts_are_scored_as_in_a_plain_pass_each(prepared: Prepared) -> 
         TrainingPair(example_id=text, text=text, label="neutral", weight=weight)
         for text, weight in words
     ]
-    copies = [e.copy for e in encode_pairs(encoder, pairs, copy=True) if e.copy]
+    copies = [e.copy for e in encode_pairs(encoder, pairs, copying=Copying()) if e.copy]
 
     totals = batch_totals(copies)
     terms = micro_batch_terms(loaded.module, copies, Objective(soft_share=0.5), torch.device("cpu"))
 
-    alone = sum(-float(branch_logs(loaded, e, e.branches[0]).sum().detach()) for e in copies)
+    alone = sum(
+        -e.weight * float(branch_logs(loaded, e, e.branches[0]).sum().detach()) for e in copies
+    )
     assert float(terms.rationale.detach()) == pytest.approx(alone, abs=1e-9)
     assert float(terms.label.detach()) == 0
-    assert (totals.label, totals.rationale) == (0, sum(e.branches[0].target_count for e in copies))
+    assert (totals.label, totals.rationale) == (
+        0,
+        sum(e.weight * e.branches[0].target_count for e in copies),
+    )
 
 
 def test_examples_without_rationale_add_only_their_label(prepared: Prepared) -> None:

@@ -12,7 +12,7 @@ from common.task import TaskDefinition
 from student.encoding import Branch, Encoder
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
-from student.scoring import TorchScorer, batches_by_length
+from student.scoring import ReducedHead, TorchScorer, batches_by_length
 from student.trie import label_trie
 
 Pairs = Callable[[int], list[TrainingPair]]
@@ -179,6 +179,18 @@ def test_the_model_keeps_its_own_head_after_scoring(
     TorchScorer(loaded.module, encoder.encode_text(""), CPU).scores([(5, 6)], 4)
 
     assert dict(loaded.core.named_modules()).keys() == before
+
+
+def test_the_head_computes_the_labels_tokens_alone(
+    prepared: tuple[LoadedStudent, Encoder],
+) -> None:
+    loaded, _ = prepared
+    if loaded.core.get_output_embeddings() is None and not loaded.core.config.is_encoder_decoder:
+        pytest.skip("a classifier has no vocabulary")
+    head = ReducedHead(loaded.core, [5, 9])
+
+    width = loaded.core.get_input_embeddings().weight.shape[1]
+    assert head(torch.zeros(1, 3, width)).shape == (1, 3, 2)
 
 
 def test_batches_hold_like_lengths_within_the_token_budget() -> None:

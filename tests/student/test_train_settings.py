@@ -13,12 +13,19 @@ from common.config.training import TrainingConfig
 from common.errors import ConfigError, MissingDependency, StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
+from student.arguments import training_arguments
 from student.checkpoint import newest_checkpoint, read_manifest
+from student.defaults import hyperparameters
 from student.devices import launch_command
+from student.ledger import Ledger
+from student.models.load import Plan, load_student
 from student.models.seq2seq import Seq2SeqStudent
+from student.models.tiny import prepare_tiny, tiny_texts
 from student.progress import TrainingHooks
 from student.reporters import reporters
+from student.steps import Objective
 from student.train import train_student
+from student.trainer import StepByStepTrainer
 
 Train = Callable[..., Any]
 
@@ -94,6 +101,53 @@ def test_early_stopping_waits_for_three_evaluations_without_a_thousandth(train: 
     assert summary.stopped_early
     assert summary.steps == 2 * (1 + 3)
     assert summary.best_step == 2
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(11, 6), (10, 6), (17, 6), (50, 6), (13, 3), (3, 5)])
+def test_it_is_judged_at_most_as_often_as_asked_and_always_at_the_end(
+    steps: int, wanted: int, train: Train
+) -> None:
+    history = train(max_steps=steps, evaluations=wanted, patience=99).history
+
+    judged = [entry["step"] for entry in history if "eval_accuracy" in entry]
+    assert wanted // 2 < len(judged) <= min(steps, wanted)
+    assert judged[-1] == steps
+
+
+def test_a_constant_schedule_warms_up_too(train: Train) -> None:
+    history = train(max_steps=6, schedule="constant", warmup_share=0.5, learning_rate=3e-4).history
+
+    rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+    assert rates == pytest.approx([0, 1e-4, 2e-4, 3e-4, 3e-4, 3e-4])
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_fresh_weights_learn_at_their_own_rate_with_and_without_adapters(
+    lora: dict[str, int] | None,
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    tmp_path: Path,
+) -> None:
+    config = tiny("classifier", "bert", lora=lora)
+    assert config.tiny
+    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts([], task, "default"), 3)
+    loaded = load_student(config, task, str(folder), Plan())
+    training = TrainingConfig(learning_rate=1e-4, fresh_learning_rate_factor=10, max_steps=2)
+    chosen = hyperparameters(config, training)
+    arguments = training_arguments(training, chosen, tmp_path, [], evaluate=False)
+    trainer = StepByStepTrainer(
+        loaded.module, arguments, [], Objective(), Ledger(4), fresh=loaded.fresh, fresh_factor=10
+    )
+    name_of = {id(value): name for name, value in loaded.module.named_parameters()}
+
+    rates = {
+        name_of[id(value)]: group["lr"]
+        for group in trainer.create_optimizer().param_groups
+        for value in group["params"]
+    }
+
+    assert {rate for name, rate in rates.items() if "classifier" in name} == {1e-3}
+    assert 1e-4 in rates.values()
 
 
 def test_loss_that_is_no_number_stops_and_names_the_checkpoint_that_is_kept(

@@ -117,7 +117,7 @@ def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) 
 
     settings = context.config.evaluation
     predictor = Predictor.load(context.run.system(name) / "model", precision="as-trained")
-    count = settings.rationale_rows if explains(context, name) else 0
+    count = settings.rationale_rows if predictor.explains else 0
     wanted = explained_ids(test, count, settings.seed)
     chosen = [example for example in test if example.id in wanted]
     batch = settings.batch_size
@@ -134,12 +134,6 @@ def _predict_trained(context: StageContext, name: str, test: Sequence[Example]) 
         )
         for example, row in zip(test, scored, strict=True)
     ]
-
-
-def explains(context: StageContext, name: str) -> bool:
-    """Whether the system was trained on rationales."""
-    student, training = context.config.trained_systems[name]
-    return training.teaches_rationales(student.architecture)
 
 
 def _card(context: StageContext, name: str, texts: int, seconds: float) -> SystemCard:
@@ -195,7 +189,9 @@ def _title(context: StageContext, name: str) -> str:
 
 def _has_learnt_reasons(context: StageContext, name: str) -> bool:
     """Whether rationales were asked for and the teachers' answers hold any."""
-    return explains(context, name) and any(p.rationale for p in pairs(context, "train", "teacher"))
+    student, training = context.config.trained_systems[name]
+    asked = training.teaches_rationales(student.architecture)
+    return asked and any(p.rationale for p in pairs(context, "train", "teacher"))
 
 
 def _short(model: str) -> str:
