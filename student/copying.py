@@ -24,7 +24,7 @@ class CopyingPlan:
 
     steps: int = 0
     warmup: int = 0
-    encoder_rests: bool = True
+    encoder_rests: bool = False
 
     def due(self, step: int, every: float | None, last: int) -> bool:
         """Whether to evaluate after `step`: counted from the end of copying, and at the end."""

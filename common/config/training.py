@@ -36,14 +36,14 @@ class TokenDistillation(Section):
 class Copying(Section):
     """
     Epochs before the others in which a seq2seq student writes out the text it reads (sequence
-    autoencoding, Dai and Le 2015): a fresh cross-attention learns to look at it. `encoder: learns`
-    copies better and may cost the label (docs/results.md); `rests` leaves the encoder as it is.
-    `labels`: they are learnt meanwhile, as beside a rationale of weight 1.
+    autoencoding, Dai and Le 2015): a fresh cross-attention learns to look at it. `labels`: they are
+    learnt meanwhile, as beside a rationale of weight 1; an encoder that learns without them forgets
+    what they need, one that `rests` stays as it is and copies worse (docs/results.md).
     """
 
-    epochs: float = Field(default=2.0, gt=0)
-    encoder: Literal["rests", "learns"] = "rests"
-    labels: bool = False
+    epochs: float = Field(default=4.0, gt=0)
+    encoder: Literal["rests", "learns"] = "learns"
+    labels: bool = True
 
 
 class TrainingConfig(Section):

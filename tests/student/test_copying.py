@@ -50,7 +50,8 @@ def run(
             seen.append(state)
 
     values = {
-        "epochs": 3, "copying": {"epochs": 2}, "batch_size": 8, "micro_batch_size": 4, "seed": 5,
+        "epochs": 3, "copying": {"epochs": 2, "labels": False}, "batch_size": 8,
+        "micro_batch_size": 4, "seed": 5,
         "evaluations": 3, "checkpoint_every_steps": 2, "warmup_share": 0.25, "schedule": "linear",
         "patience": 9,
     }  # fmt: skip
@@ -90,11 +91,11 @@ def test_it_copies_with_a_schedule_of_its_own_and_is_judged_afterwards(
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
 @pytest.mark.parametrize("encoder", ["rests", "learns"])
-def test_the_encoder_rests_while_the_decoder_copies_unless_told_otherwise(
+def test_an_encoder_at_rest_stays_as_it_is_while_the_decoder_copies(
     encoder: str, family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
 ) -> None:
     config = tiny("seq2seq", family, dropout=0.0)
-    more: dict[str, Any] = {"copying": {"epochs": 2, "encoder": encoder}}
+    more: dict[str, Any] = {"copying": {"epochs": 2, "encoder": encoder, "labels": False}}
     kept: dict[int, dict[str, torch.Tensor]] = {}
     for last in (2, COPIED, COPIED + 2):  # a killed training's newest checkpoint is one before
         with pytest.raises(Killed):
@@ -125,7 +126,9 @@ def test_evaluations_are_counted_from_the_end_of_copying() -> None:
 
 
 def test_both_warm_ups_take_their_share() -> None:
-    training = TrainingConfig.model_validate({"copying": {"epochs": 6.25}, "batch_size": 4})
+    training = TrainingConfig.model_validate(
+        {"copying": {"epochs": 6.25, "encoder": "rests"}, "batch_size": 4}
+    )
     example = EncodedExample(((1,),), (), 0)
 
     plan = copying_plan(training, [example] * 63, 0.06)
@@ -191,7 +194,7 @@ def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
     loaded = load_student(config, task, str(folder), Plan())
     encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
 
-    copy = encoder.encode_pair(pairs[0], copying=Copying()).copy
+    copy = encoder.encode_pair(pairs[0], copying=Copying(labels=False)).copy
 
     assert copy is not None
     context, opening = encoder.explain_inputs(pairs[0].text)
@@ -278,7 +281,7 @@ def test_of_a_long_text_as_much_is_asked_as_is_read(
     words = [pair.text.split()[0] for pair in pairs]
     pair = pairs[0].model_copy(update={"text": " ".join(words * 6)})
 
-    copy = encoder.encode_pair(pair, copying=Copying()).copy
+    copy = encoder.encode_pair(pair, copying=Copying(labels=False)).copy
 
     assert copy is not None
     asked = loaded.tokenizer.decode([t for t in copy.branches[0].targets if t != IGNORE][:-1])
