@@ -163,7 +163,8 @@ def _seconds(
 ) -> float:
     each, _ = _example(student, training, SENTENCE, RATIONALE)
     tokens = training.max_tokens or training.epochs * TEXTS * each
-    tokens += training.copying.epochs * TEXTS * 2 * SENTENCE if training.copying else 0
+    copied, _ = _example(student, training, SENTENCE, SENTENCE)
+    tokens += training.copying.epochs * TEXTS * copied if training.copying else 0
     per_weight = 4 if student.lora else 6
     per_weight += 2 * chosen.gradient_checkpointing
     launches = math.ceil(tokens / each / chosen.micro_batch_size) * layers * LAUNCH_SECONDS

@@ -58,7 +58,7 @@ def summarise(
         micro_batch_size=ledger.micro_batch_size,
         stopped_early=ledger.stopped_early,
         tiny=job.student.model == TINY or parameters < TINY_BELOW_PARAMETERS,
-        rationales=sum(e.explained for e in trainer.lessons),
+        rationales=trainer.rationales,
         notes=ledger.notes,
     )
 

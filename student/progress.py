@@ -13,7 +13,7 @@ from common.records import Record
 class TrainingProgress:
     """
     State after one optimizer step. Losses are those of this step, None for a term that is not in it
-    (neither is while a student copies texts: `loss` is the copy's); times in seconds. `notes`: what
+    (while a student copies texts the copy is in `loss` alone); times in seconds. `notes`: what
     happened on the way that somebody should know (a halved micro-batch), oldest first.
     """
 

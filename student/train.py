@@ -248,9 +248,7 @@ def _run(
     if resume:
         trainer.ledger = Ledger.load(resume)
         logger.info("resuming %s from %s", job.folder.name, resume.name)
-    elif job.training.teaches_rationales(job.student.architecture) and not any(
-        e.explained for e in trainer.lessons
-    ):
+    elif job.training.teaches_rationales(job.student.architecture) and not trainer.rationales:
         trainer.ledger.note("no training text comes with a rationale: it learns labels only")
     if resume and (trainer.ledger.stopped_early or step_of(resume) >= trainer.args.max_steps):
         # Nothing is left but to write the model: one more step would make it another one.

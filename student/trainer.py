@@ -64,7 +64,6 @@ class StepByStepTrainer(SafetensorsTrainer):
         copying: CopyingPlan = NOTHING_COPIED,
         callbacks: list[Any] | None = None,
     ):
-        self.lessons = examples
         self.student, self.root = module, Path(str(args.output_dir))
         self.objective: Objective = objective
         self.ledger, self.manifest = ledger, manifest
@@ -123,6 +122,11 @@ class StepByStepTrainer(SafetensorsTrainer):
                 restore_random_state(before)
         self._take_report(terms, totals, examples, time.monotonic() - started)
         return terms.loss(totals, self._weight).to(self.args.device)
+
+    @property
+    def rationales(self) -> int:
+        """How many of its texts come with one."""
+        return sum(e.explained for e in cast(Examples, self.train_dataset))
 
     @property
     def copying(self) -> bool:

@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from common.config.student import StudentConfig
+from common.config.training import TrainingConfig
 from common.records import TrainingPair
 from common.task import TaskDefinition, load_task
+from student.encoding import Encoder
+from student.models.load import LoadedStudent, Plan, load_student
+from student.models.tiny import prepare_tiny, tiny_texts
+from student.progress import TrainingHooks, TrainingSummary
+from student.train import train_student
 
+PLAN = Plan()
 SHARED = Path(__file__).parents[2].parent / "shared"
 
 SENTENCES = [
@@ -63,6 +71,55 @@ def tiny() -> Callable[..., StudentConfig]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untrained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[LoadedStudent, Encoder]]:
+    """A tiny student as its training would begin, and what encodes for it."""
+
+    def load(
+        config: StudentConfig, task: TaskDefinition, pairs: list[TrainingPair], plan: Plan = PLAN
+    ) -> tuple[LoadedStudent, Encoder]:
+        assert config.tiny
+        texts = tiny_texts(pairs, task, "default")
+        folder = prepare_tiny(tmp_path_factory.mktemp("m") / "base", config.tiny, texts, seed=3)
+        loaded = load_student(config, task, str(folder), plan)
+        return loaded, Encoder(config, task, loaded.tokenizer, loaded.tokens)
+
+    return load
+
+
+@pytest.fixture
+def train(
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    make_pairs: Callable[[int], list[TrainingPair]],
+    tmp_path: Path,
+) -> Callable[..., TrainingSummary]:
+    def run(
+        pairs: list[TrainingPair] | None = None,
+        name: str = "a",
+        student: StudentConfig | None = None,
+        hooks: TrainingHooks | None = None,
+        **training: Any,
+    ) -> TrainingSummary:
+        """Train on all pairs but the last five, which validate."""
+        pairs = pairs or make_pairs(21)
+        values = {"batch_size": 8, "seed": 5, "evaluations": 0, "report_to": ["none"], **training}
+        return train_student(
+            student=student or tiny("seq2seq", "t5", dropout=0.0),
+            training=TrainingConfig.model_validate(values),
+            task=task,
+            train=pairs[:-5],
+            validation=pairs[-5:],
+            folder=tmp_path / name,
+            hooks=hooks,
+            threads=1,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

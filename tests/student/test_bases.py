@@ -13,17 +13,19 @@ from common.config.training import TrainingConfig
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.checkpoint import identity, read_manifest
+from student.encoding import Encoder
 from student.export.export import export_student
 from student.generation import Explainer
-from student.models.load import Plan, load_student
+from student.models.load import LoadedStudent
 from student.models.reload import reload_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.predict import Predictor
 from student.progress import TrainingSummary
-from student.train import train_student
 
 Pairs = Callable[[int], list[TrainingPair]]
 Tiny = Callable[..., StudentConfig]
+Train = Callable[..., TrainingSummary]
+Untrained = Callable[..., tuple[LoadedStudent, Encoder]]
 CPU = torch.device("cpu")
 
 
@@ -31,25 +33,6 @@ def base(folder: Path, config: StudentConfig, task: TaskDefinition, seed: int = 
     assert config.tiny
     texts = tiny_texts([], task, "default")
     return prepare_tiny(folder, config.tiny, texts, seed)
-
-
-def train(
-    student: StudentConfig,
-    task: TaskDefinition,
-    pairs: list[TrainingPair],
-    folder: Path,
-    **more: Any,
-) -> TrainingSummary:
-    values = {"epochs": 1, "batch_size": 8, "seed": 5, "evaluations": 1, "report_to": ["none"]}
-    return train_student(
-        student=student,
-        training=TrainingConfig.model_validate({**values, **more}),
-        task=task,
-        train=pairs[:16],
-        validation=pairs[16:],
-        folder=folder,
-        threads=1,
-    )
 
 
 @pytest.mark.parametrize("changed", ["model", "tokenizer"])
@@ -94,10 +77,10 @@ def test_a_tiny_base_is_made_anew_when_what_it_is_made_of_changes(
 
 @pytest.mark.parametrize(("architecture", "family"), [("seq2seq", "t5"), ("causal", "gpt2")])
 def test_rationales_are_greedy_whatever_the_base_prefers(
-    architecture: str, family: str, task: TaskDefinition, tiny: Tiny, tmp_path: Path
+    architecture: str, family: str, task: TaskDefinition, tiny: Tiny, untrained: Untrained
 ) -> None:
     config = tiny(architecture, family)
-    loaded = load_student(config, task, str(base(tmp_path / "base", config, task)), Plan())
+    loaded, _ = untrained(config, task, [])
     loaded.module.eval()
     opening = ([5, 6, 7], [8])
     plain = Explainer(loaded, CPU, 20).explain([opening], 1)
@@ -111,13 +94,12 @@ def test_rationales_are_greedy_whatever_the_base_prefers(
 
 
 def test_a_student_that_was_shown_no_rationale_says_so_and_writes_none(
-    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    make_pairs: Pairs, train: Train, tmp_path: Path
 ) -> None:
     bare = [pair.model_copy(update={"rationale": None}) for pair in make_pairs(21)]
-    student = tiny("seq2seq", "t5")
 
-    summary = train(student, task, bare, tmp_path / "a", copying={"epochs": 1})
-    taught = train(student, task, make_pairs(21), tmp_path / "b")
+    summary = train(bare, "a", epochs=1, copying={"epochs": 1})
+    taught = train(name="b", epochs=1)
 
     assert (summary.rationales, taught.rationales) == (0, 13)
     assert summary.notes[0] == "no training text comes with a rationale: it learns labels only"
@@ -129,9 +111,14 @@ def test_a_student_that_was_shown_no_rationale_says_so_and_writes_none(
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_classifier_of_adapters_predicts_on_a_base_without_a_padding_token(
-    family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    family: str,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    train: Train,
+    tmp_path: Path,
 ) -> None:
-    folder, pairs = base(tmp_path / "base", tiny("causal", family), task), make_pairs(21)
+    folder = base(tmp_path / "base", tiny("causal", family), task)
     shape = AutoConfig.from_pretrained(folder)
     shape.pad_token_id = None
     shape.save_pretrained(folder)
@@ -141,8 +128,8 @@ def test_a_classifier_of_adapters_predicts_on_a_base_without_a_padding_token(
     student = StudentConfig.model_validate(
         {"architecture": "classifier", "model": str(folder), "lora": {"rank": 4}}
     )
-    train(student, task, pairs, tmp_path / "run")
-    texts = [pair.text for pair in pairs]
+    train(student=student, name="run", epochs=1)
+    texts = [pair.text for pair in make_pairs(21)]
 
     trained = Predictor.load(tmp_path / "run" / "model").scores(texts, 8)
     export_student(tmp_path / "run" / "model", "merged", tmp_path / "merged", texts[16:])
@@ -152,7 +139,7 @@ def test_a_classifier_of_adapters_predicts_on_a_base_without_a_padding_token(
 
 
 def test_a_classifiers_fresh_parts_stay_out_of_four_bits(
-    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    task: TaskDefinition, tiny: Tiny, train: Train, tmp_path: Path
 ) -> None:
     folder = base(tmp_path / "base", tiny("classifier", "bert"), task)
     headless: Any = AutoModel
@@ -165,7 +152,7 @@ def test_a_classifiers_fresh_parts_stay_out_of_four_bits(
         }
     )  # fmt: skip
 
-    train(student, task, make_pairs(21), tmp_path / "run")
+    train(student=student, name="run", epochs=1)
 
     manifest = read_manifest(tmp_path / "run" / "model")
     core = reload_student(tmp_path / "run" / "model", manifest, CPU).core

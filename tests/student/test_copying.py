@@ -18,8 +18,7 @@ from student.checkpoint import WEIGHTS
 from student.copying import CopyingPlan, copying_plan
 from student.encoding import IGNORE, EncodedExample, Encoder
 from student.losses import Terms
-from student.models.load import Plan, load_student
-from student.models.tiny import prepare_tiny, tiny_texts
+from student.models.load import LoadedStudent
 from student.preflight import require_trainable
 from student.progress import TrainingHooks, TrainingProgress
 from student.steps import Objective, micro_batch_terms
@@ -27,6 +26,8 @@ from student.train import train_student
 
 Pairs = Callable[[int], list[TrainingPair]]
 Tiny = Callable[..., StudentConfig]
+Untrained = Callable[..., tuple[LoadedStudent, Encoder]]
+AT_REST = {"epochs": 2, "encoder": "rests", "labels": False}
 COPIED, TAUGHT = 4, 6  # steps: 16 texts in batches of 8, two and three epochs
 
 
@@ -50,8 +51,7 @@ def run(
             seen.append(state)
 
     values = {
-        "epochs": 3, "copying": {"epochs": 2, "labels": False}, "batch_size": 8,
-        "micro_batch_size": 4, "seed": 5,
+        "epochs": 3, "copying": AT_REST, "batch_size": 8, "micro_batch_size": 4, "seed": 5,
         "evaluations": 3, "checkpoint_every_steps": 2, "warmup_share": 0.25, "schedule": "linear",
         "patience": 9,
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_an_encoder_at_rest_stays_as_it_is_while_the_decoder_copies(
     encoder: str, family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
 ) -> None:
     config = tiny("seq2seq", family, dropout=0.0)
-    more: dict[str, Any] = {"copying": {"epochs": 2, "encoder": encoder, "labels": False}}
+    more: dict[str, Any] = {"copying": {**AT_REST, "encoder": encoder}}
     kept: dict[int, dict[str, torch.Tensor]] = {}
     for last in (2, COPIED, COPIED + 2):  # a killed training's newest checkpoint is one before
         with pytest.raises(Killed):
@@ -160,23 +160,24 @@ def test_a_label_only_student_can_copy_too(
     assert all(s.gradient_norm > 0.01 for s in seen[:COPIED])
 
 
-@pytest.mark.parametrize(("family", "labels"), [("t5", False), ("bert", True)])
+@pytest.mark.parametrize(
+    ("family", "copying"), [("t5", AT_REST), ("bert", AT_REST), ("bert", {"epochs": 2})]
+)
 def test_killed_while_copying_at_its_end_and_after_it_ends_bit_identical(
     family: str,
-    labels: bool,
+    copying: dict[str, Any],
     task: TaskDefinition,
     tiny: Tiny,
     make_pairs: Pairs,
     tmp_path: Path,
 ) -> None:
     pairs, config = make_pairs(21), tiny("seq2seq", family, dropout=0.1)
-    more: dict[str, Any] = {"copying": {"epochs": 2, "labels": labels}}
-    undisturbed = run(config, task, pairs, tmp_path / "a", **more)
+    undisturbed = run(config, task, pairs, tmp_path / "a", copying=copying)
 
     for step in (3, COPIED + 1, 8):  # the second resumes from the checkpoint at the boundary
         with pytest.raises(Killed):
-            run(config, task, pairs, tmp_path / "b", die_at=step, **more)
-    resumed = run(config, task, pairs, tmp_path / "b", **more)
+            run(config, task, pairs, tmp_path / "b", die_at=step, copying=copying)
+    resumed = run(config, task, pairs, tmp_path / "b", copying=copying)
 
     first, second = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
     assert digest_path(first) == digest_path(second)
@@ -186,13 +187,10 @@ def test_killed_while_copying_at_its_end_and_after_it_ends_bit_identical(
 
 @pytest.mark.parametrize("signal", ["prefix", "decoder"])
 def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
-    signal: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    signal: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, untrained: Untrained
 ) -> None:
     pairs, config = make_pairs(3), tiny("seq2seq", "t5", task_signal=signal)
-    assert config.tiny
-    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
-    loaded = load_student(config, task, str(folder), Plan())
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+    loaded, encoder = untrained(config, task, pairs)
 
     copy = encoder.encode_pair(pairs[0], copying=Copying(labels=False)).copy
 
@@ -210,14 +208,16 @@ def test_a_copy_is_read_as_a_text_to_be_explained_and_asks_for_all_of_it(
 @pytest.mark.parametrize("family", ["t5", "bert"])
 @pytest.mark.parametrize("signal", ["prefix", "decoder"])
 def test_labels_learnt_while_copying_cost_the_sum_of_labels_alone_and_copy_alone(
-    signal: str, family: str, task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
+    signal: str,
+    family: str,
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    untrained: Untrained,
 ) -> None:
     pairs, config = make_pairs(5), tiny("seq2seq", family, task_signal=signal, dropout=0.0)
-    assert config.tiny
-    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
-    loaded = load_student(config, task, str(folder), Plan())
+    loaded, encoder = untrained(config, task, pairs)
     loaded.module.double()
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
     shares = dict.fromkeys(task.label_names, 1 / len(task.label_names))
     soft = [p.model_copy(update={"probabilities": shares, "weight": 0.5}) for p in pairs]
 
@@ -270,14 +270,11 @@ def test_of_a_long_text_as_much_is_asked_as_is_read(
     task: TaskDefinition,
     tiny: Tiny,
     make_pairs: Pairs,
-    tmp_path: Path,
+    untrained: Untrained,
 ) -> None:
     pairs = make_pairs(3)
     config = tiny("seq2seq", "t5", max_input_tokens=read, max_rationale_tokens=written)
-    assert config.tiny
-    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
-    loaded = load_student(config, task, str(folder), Plan())
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+    loaded, encoder = untrained(config, task, pairs)
     words = [pair.text.split()[0] for pair in pairs]
     pair = pairs[0].model_copy(update={"text": " ".join(words * 6)})
 
@@ -300,14 +297,11 @@ def test_labels_learnt_while_copying_are_told_by_the_whole_text(
     task: TaskDefinition,
     tiny: Tiny,
     make_pairs: Pairs,
-    tmp_path: Path,
+    untrained: Untrained,
 ) -> None:
     pairs = make_pairs(3)
     config = tiny("seq2seq", "t5", task_signal=signal, max_rationale_tokens=longest)
-    assert config.tiny
-    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts(pairs, task, "default"), 3)
-    loaded = load_student(config, task, str(folder), Plan())
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
+    loaded, encoder = untrained(config, task, pairs)
 
     example = encoder.encode_pair(pairs[0], copying=Copying(labels=True))
 

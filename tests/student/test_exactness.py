@@ -12,8 +12,7 @@ from common.config.training import Copying
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.encoding import Branch, EncodedExample, Encoder, encode_pairs
-from student.models.load import LoadedStudent, Plan, load_student
-from student.models.tiny import prepare_tiny, tiny_texts
+from student.models.load import LoadedStudent, Plan
 from student.sampling import micro_batches
 from student.steps import Objective, batch_totals, micro_batch_terms
 
@@ -35,7 +34,7 @@ Prepared = tuple[LoadedStudent, Encoder, list[EncodedExample]]
 @pytest.fixture(scope="module", params=STUDENTS, ids=lambda p: "-".join(map(str, p)))
 def prepared(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    untrained: Callable[..., tuple[LoadedStudent, Encoder]],
     task: TaskDefinition,
     tiny: Callable[..., StudentConfig],
     make_pairs: Callable[[int], list[TrainingPair]],
@@ -43,13 +42,9 @@ def prepared(
     architecture, family, more = request.param
     config = tiny(architecture, family, **more)
     pairs = make_pairs(9)
-    assert config.tiny
-    texts = tiny_texts(pairs, task, "default")
-    folder = prepare_tiny(tmp_path_factory.mktemp("m") / "base", config.tiny, texts, seed=3)
-    loaded = load_student(config, task, str(folder), Plan(row_tokens=128))
+    loaded, encoder = untrained(config, task, pairs, Plan(row_tokens=128))
     loaded.module.double().eval()
     full_precision_norms(loaded.module)
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
     return loaded, encoder, encode_pairs(encoder, pairs)
 
 

@@ -10,8 +10,7 @@ from common.errors import StudentError
 from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.encoding import Branch, Encoder
-from student.models.load import LoadedStudent, Plan, load_student
-from student.models.tiny import prepare_tiny, tiny_texts
+from student.models.load import LoadedStudent
 from student.scoring import ReducedHead, TorchScorer, batches_by_length
 from student.trie import label_trie
 
@@ -49,19 +48,16 @@ def any_task(request: pytest.FixtureRequest, task: TaskDefinition) -> TaskDefini
 @pytest.fixture(scope="module", params=STUDENTS, ids=lambda p: "-".join(map(str, p)))
 def prepared(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    untrained: Callable[..., tuple[LoadedStudent, Encoder]],
     any_task: TaskDefinition,
     tiny: Tiny,
     make_pairs: Pairs,
 ) -> tuple[LoadedStudent, Encoder]:
     architecture, family, more = request.param
     config = tiny(architecture, family, **more)
-    assert config.tiny
-    texts = tiny_texts(make_pairs(9), any_task, "default")
-    folder = prepare_tiny(tmp_path_factory.mktemp("m") / "base", config.tiny, texts, seed=3)
-    loaded = load_student(config, any_task, str(folder), Plan())
+    loaded, encoder = untrained(config, any_task, make_pairs(9))
     loaded.module.eval()
-    return loaded, Encoder(config, any_task, loaded.tokenizer, loaded.tokens)
+    return loaded, encoder
 
 
 def reference(loaded: LoadedStudent, encoder: Encoder, text: str) -> list[float]:

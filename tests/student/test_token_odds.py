@@ -16,8 +16,7 @@ from common.records import TokenOdds, TrainingPair
 from common.task import TaskDefinition
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.losses import token_divergence_sum
-from student.models.load import LoadedStudent, Plan, load_student
-from student.models.tiny import prepare_tiny, tiny_texts
+from student.models.load import LoadedStudent, Plan
 from student.sampling import micro_batches
 from student.steps import Objective, batch_totals, micro_batch_terms
 from student.token_odds import with_rest
@@ -82,7 +81,7 @@ def test_places_with_fewer_alternatives_are_padded_without_effect() -> None:
 @pytest.fixture(scope="module", params=[("causal", "llama"), ("causal", "gpt2"), ("seq2seq", "t5")])
 def prepared(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    untrained: Callable[..., tuple[LoadedStudent, Encoder]],
     task: TaskDefinition,
     tiny: Tiny,
     make_pairs: MakePairs,
@@ -90,15 +89,11 @@ def prepared(
     # Llama's eager attention takes its softmax in float32; sdpa stays in float64.
     more = {"attention": "sdpa"} if "llama" in request.param else {}
     config, pairs = tiny(*request.param, **more), make_pairs(7)
-    assert config.tiny
-    texts = tiny_texts(pairs, task, "default")
-    folder = prepare_tiny(tmp_path_factory.mktemp("m") / "base", config.tiny, texts, seed=3)
-    loaded = load_student(config, task, str(folder), Plan(row_tokens=128))
+    loaded, encoder = untrained(config, task, pairs, Plan(row_tokens=128))
     loaded.module.double().eval()
     for part in loaded.module.modules():
         if type(part).__name__ in ("T5LayerNorm", "LlamaRMSNorm"):
             part.forward = partial(rms_norm, part)
-    encoder = Encoder(config, task, loaded.tokenizer, loaded.tokens)
     return loaded, encoder, [told(encoder, pair) for pair in pairs]
 
 

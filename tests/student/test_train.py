@@ -226,7 +226,9 @@ def test_process_killed_five_times_at_random_ends_bit_identical(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("copied", [None, {"epochs": 1}])
+@pytest.mark.parametrize(
+    "copied", [None, {"epochs": 1}, {"epochs": 1, "encoder": "rests", "labels": False}]
+)
 def test_two_processes_train_what_one_does(
     copied: dict[str, Any] | None,
     task: TaskDefinition,

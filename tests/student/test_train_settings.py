@@ -18,46 +18,12 @@ from student.checkpoint import newest_checkpoint, read_manifest
 from student.defaults import hyperparameters
 from student.devices import launch_command
 from student.ledger import Ledger
-from student.models.load import Plan, load_student
 from student.models.seq2seq import Seq2SeqStudent
-from student.models.tiny import prepare_tiny, tiny_texts
-from student.progress import TrainingHooks
 from student.reporters import reporters
 from student.steps import Objective
-from student.train import train_student
 from student.trainer import StepByStepTrainer
 
 Train = Callable[..., Any]
-
-
-@pytest.fixture
-def train(
-    task: TaskDefinition,
-    tiny: Callable[..., StudentConfig],
-    make_pairs: Callable[[int], list[TrainingPair]],
-    tmp_path: Path,
-) -> Train:
-    def run(
-        pairs: list[TrainingPair] | None = None,
-        name: str = "a",
-        student: StudentConfig | None = None,
-        hooks: TrainingHooks | None = None,
-        **training: Any,
-    ) -> Any:
-        pairs = pairs or make_pairs(21)
-        values = {"batch_size": 8, "seed": 5, "evaluations": 0, "report_to": ["none"], **training}
-        return train_student(
-            student=student or tiny("seq2seq", "t5", dropout=0.0),
-            training=TrainingConfig.model_validate(values),
-            task=task,
-            train=pairs[:-5],
-            validation=pairs[-5:],
-            folder=tmp_path / name,
-            hooks=hooks,
-            threads=1,
-        )
-
-    return run
 
 
 def test_confidence_weighs_an_example_as_its_weight_does(
@@ -126,12 +92,11 @@ def test_fresh_weights_learn_at_their_own_rate_with_and_without_adapters(
     lora: dict[str, int] | None,
     task: TaskDefinition,
     tiny: Callable[..., StudentConfig],
+    untrained: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     config = tiny("classifier", "bert", lora=lora)
-    assert config.tiny
-    folder = prepare_tiny(tmp_path / "base", config.tiny, tiny_texts([], task, "default"), 3)
-    loaded = load_student(config, task, str(folder), Plan())
+    loaded, _ = untrained(config, task, [])
     training = TrainingConfig(learning_rate=1e-4, fresh_learning_rate_factor=10, max_steps=2)
     chosen = hyperparameters(config, training)
     arguments = training_arguments(training, chosen, tmp_path, [], evaluate=False)
