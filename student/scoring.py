@@ -33,7 +33,9 @@ class ReducedHead(nn.Module):
     Stands in for an output head: only chosen positions, only chosen rows of the matrix.
 
     A vocabulary's worth of logits per position is 16 million multiplications in Flan-T5-small;
-    the labels need a handful. Heads that are no plain matrix keep their full width.
+    the labels need a handful. Heads that are no plain matrix keep their full width. Half-precision
+    weights are held in float32, so that their logits are not rounded: near 10, bfloat16 steps by
+    1/16, and a student's two likeliest labels are often nearer than that.
     """
 
     def __init__(self, core: Any, tokens: Sequence[int]):
@@ -44,9 +46,9 @@ class ReducedHead(nn.Module):
         self._owner, self._name = _place(core, head)
         self._full, self._tokens = [head], torch.tensor(list(tokens), device=head.weight.device)
         plain = type(head) in (nn.Linear, OutputHead) and not hasattr(core, "final_logits_bias")
-        self.weight = head.weight.detach()[self._tokens].clone() if plain else None
+        self.weight = self._rows(head.weight) if plain else None
         bias = getattr(head, "bias", None)
-        self.bias = bias.detach()[self._tokens].clone() if plain and bias is not None else None
+        self.bias = self._rows(bias) if plain and bias is not None else None
         self.chosen: Tensor | None = None
 
     def forward(self, states: Tensor) -> Tensor:
@@ -55,6 +57,10 @@ class ReducedHead(nn.Module):
         if self.weight is None:
             return self._full[0](states)  # type: ignore[no-any-return]
         return nn.functional.linear(states.to(self.weight.dtype), self.weight, self.bias)
+
+    def _rows(self, parameter: Tensor) -> Tensor:
+        rows = parameter.detach()[self._tokens]
+        return rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
 
     def columns(self, logits: Tensor) -> Tensor:
         """The logits of the wanted tokens, whatever the head's form."""

@@ -189,6 +189,29 @@ def test_the_head_computes_the_labels_tokens_alone(
     assert head(torch.zeros(1, 3, width)).shape == (1, 3, 2)
 
 
+@pytest.mark.parametrize(("architecture", "family"), [("seq2seq", "t5"), ("causal", "gpt2")])
+@torch.no_grad()
+def test_the_labels_logits_of_half_precision_weights_are_not_rounded(
+    untrained: Callable[..., tuple[LoadedStudent, Encoder]],
+    task: TaskDefinition,
+    tiny: Tiny,
+    make_pairs: Pairs,
+    architecture: str,
+    family: str,
+) -> None:
+    loaded, _ = untrained(tiny(architecture, family), task, make_pairs(9))
+    core = loaded.core.to(torch.bfloat16)
+    rows = core.get_output_embeddings().weight[[5, 9]]
+    states = 10.3 * rows / rows.norm(dim=-1, keepdim=True) ** 2  # logits near 10
+
+    got = ReducedHead(core, [5, 9])(states[None])[0]
+
+    wanted = states.double() @ rows.double().T
+    assert torch.allclose(got.double(), wanted, atol=1e-4), (got - wanted).abs().max()
+    rounded = (wanted.to(torch.bfloat16) - wanted).abs().max()
+    assert rounded > 1e-3  # as bfloat16 would round them: it steps by 1/16 there
+
+
 def test_batches_hold_like_lengths_within_the_token_budget() -> None:
     lengths = [3, 100, 95, 2000, 50, 49, 48, 3]
 
