@@ -136,11 +136,8 @@ def _adapters(model: Any, student: StudentConfig) -> int:
     return total
 
 
-def _example(
-    student: StudentConfig, training: TrainingConfig, text: int, reason: int
-) -> tuple[int, int]:
-    """(tokens through the model, target tokens) of an example."""
-    explained = training.teaches_rationales(student.architecture)
+def _example(student: StudentConfig, explained: bool, text: int, reason: int) -> tuple[int, int]:
+    """(tokens through the model, target tokens) of an example, with what is written beside it."""
     if student.prompt == "fingpt":
         text += FINGPT_PROMPT
     contexts = 1
@@ -151,7 +148,14 @@ def _example(
 
 
 def _longest(student: StudentConfig, training: TrainingConfig) -> tuple[int, int]:
-    return _example(student, training, LONGEST, LONGEST_RATIONALE)
+    """The larger counts of the longest example and, where texts are copied, the longest copy."""
+    explained = training.teaches_rationales(student.architecture)
+    longest = _example(student, explained, LONGEST, LONGEST_RATIONALE)
+    if not training.copying:
+        return longest
+    whole = min(LONGEST, student.max_rationale_tokens)  # a longer one is cut to be read and written
+    tokens, targets = _example(student, True, whole, whole)
+    return max(longest[0], tokens), max(longest[1], targets)
 
 
 def _seconds(
@@ -161,9 +165,10 @@ def _seconds(
     student: StudentConfig,
     training: TrainingConfig,
 ) -> float:
-    each, _ = _example(student, training, SENTENCE, RATIONALE)
+    explained = training.teaches_rationales(student.architecture)
+    each, _ = _example(student, explained, SENTENCE, RATIONALE)
     tokens = training.max_tokens or training.epochs * TEXTS * each
-    copied, _ = _example(student, training, SENTENCE, SENTENCE)
+    copied, _ = _example(student, True, SENTENCE, SENTENCE)
     tokens += training.copying.epochs * TEXTS * copied if training.copying else 0
     per_weight = 4 if student.lora else 6
     per_weight += 2 * chosen.gradient_checkpointing

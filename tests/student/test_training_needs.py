@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks.training_needs import needs
+from benchmarks.training_needs import FLOPS, TEXTS, needs
 from common.config import load_config
 from common.config.student import StudentConfig
-from common.config.training import TrainingConfig
+from common.config.training import Copying, TrainingConfig
 from common.task import CONFIGS
 
 
@@ -43,3 +43,17 @@ def test_where_judging_takes_more_than_training_a_student_needs_that(
     # 32 texts of 171 + 40 tokens and more, each token with 32 layers x 2 x 1,024 values of 2 bytes.
     assert found.prediction > found.weights + 1e9 + 32 * 211 * 32 * 2 * 1024 * 2
     assert found.total == found.prediction
+
+
+def test_a_copy_is_counted_as_written_beside_labels_alone_too() -> None:
+    config = load_config(CONFIGS / "fpb" / "flan-t5-small.yaml")
+    student, silent = config.trained_systems["label-only"]
+    copying = silent.model_copy(update={"copying": Copying(epochs=2)})
+
+    plain, found = needs(student, silent), needs(student, copying)
+
+    # Per copy two prompts of 33 + 3 tokens, the text's 33 + 4 and the label's 4; 44 M weights
+    # beside the two tables, six operations for each.
+    seconds = 2 * TEXTS * (2 * 36 + 37 + 4) * (plain.parameters - 2 * 32128 * 512) * 6 / FLOPS
+    assert found.seconds - plain.seconds > seconds
+    assert found.total > plain.total
