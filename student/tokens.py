@@ -105,13 +105,13 @@ def fitting_text(
 
     Raises StudentError when the words around the text alone exceed the limit.
     """
-    for _ in range(8):
+    while True:
         ids: list[int] = tokenizer(f"{before}{text}{after}", truncation=False)["input_ids"]
         if len(ids) <= limit:
             return ids
         if not text:
             break
-        text = _cut(tokenizer, text, surplus=len(ids) - limit)
+        text = _cut(tokenizer, text, surplus=len(ids) - limit)  # shorter each time
     raise StudentError(
         f"student.max_input_tokens: {limit} tokens do not even hold the prompt around the text; "
         "raise it or shorten the task's student prompt."
@@ -119,11 +119,19 @@ def fitting_text(
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, text: str, surplus: int) -> str:
+    """
+    The text without its last `surplus` tokens, whole characters only: shorter by one at least.
+
+    A character of several tokens has the offsets of all of it at each, so the last token kept may
+    reach behind the first one dropped.
+    """
     if tokenizer.is_fast:
         offsets: Sequence[tuple[int, int]] = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )["offset_mapping"]
         keep = len(offsets) - surplus
-        return text[: offsets[keep - 1][1]] if keep > 0 else ""
+        if keep <= 0:
+            return ""
+        return text[: min(offsets[keep - 1][1], offsets[keep][0], len(text) - 1)]
     length = len(plain_ids(tokenizer, text))
     return text[: max(0, int(len(text) * (length - surplus) / max(length, 1)))]

@@ -71,6 +71,19 @@ def test_long_text_is_cut_at_its_end_and_keeps_the_words_around(bpe: Any) -> Non
     assert text.endswith(" explain:")
 
 
+@pytest.mark.parametrize(
+    "text", ["to the moon 🚀🚀 ", "利润增长百分之十。", "5½ % to 2¼ ", "👩‍👩‍👧e\u0301 "]
+)
+def test_text_of_many_byte_characters_is_cut_between_them_at_any_limit(bpe: Any, text: str) -> None:
+    for limit in range(24, 80):
+        ids = fitting_text(bpe, "predict: ", text * 40, " explain:", limit)
+
+        kept = bpe.decode(ids).removeprefix("predict: ").removesuffix(" explain:")
+        assert len(ids) <= limit
+        assert (text * 40).startswith(kept), limit
+        assert limit - len(ids) < 8, "more was cut than a character or two"
+
+
 def test_prompt_that_alone_exceeds_the_limit_is_refused(bpe: Any) -> None:
     with pytest.raises(StudentError, match="max_input_tokens"):
         fitting_text(bpe, "predict: " * 9, "Profit", "", 5)
