@@ -162,7 +162,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 def last_good(folder: Path) -> str:
     """Half a sentence on what is left when a training fails."""
     kept = complete_checkpoints(folder)
-    return f"the last good checkpoint is '{kept[-1]}'" if kept else "no checkpoint was written yet"
+    if not kept:
+        return "no good checkpoint was written yet"
+    return f"the last good checkpoint is '{kept[-1]}'"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -192,7 +194,7 @@ def newest_checkpoint(folder: Path, expected: str) -> Path | None:
     return ours[-1] if ours else None
 
 
-def prune(folder: Path, keep_steps: Iterable[int]) -> None:
+def prune(folder: Path, keep_steps: Iterable[int | None]) -> None:
     """Remove all checkpoints but those of the given steps."""
     kept = set(keep_steps)
     for checkpoint in complete_checkpoints(folder):

@@ -18,7 +18,8 @@ class Ledger:
     Saved with every checkpoint, so that a resumed training goes on counting.
 
     The best evaluation has the highest validation accuracy, of equals the lowest label loss. An
-    evaluation counts as stale when neither improved by `min_improvement`.
+    evaluation counts as stale when neither improved by `min_improvement`. `saved_step`: of the
+    newest checkpoint; `proven_step`: of the newest from which a step went well.
     """
 
     micro_batch_size: int
@@ -33,6 +34,8 @@ class Ledger:
     smooth_loss: float | None = None
     smallest_loss: float = math.inf
     steps_above: int = 0
+    saved_step: int | None = None
+    proven_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ from transformers import Trainer
 from student.checkpoint import (
     MANIFEST,
     OPTIMIZER,
+    last_good,
     load_trained,
     prune,
     publish,
@@ -27,8 +28,10 @@ class SafetensorsTrainer(Trainer):
     """
     The Trainer, with weights, optimizer, schedule and random states in safetensors files.
 
-    A checkpoint is written aside, with the ledger and the manifest, and then renamed; the best and
-    the last one stay. Whoever makes one sets the attributes below first.
+    A checkpoint is written aside, with the ledger and the manifest, and then renamed. The best and
+    the last one stay, and the one before until a step from the last has shown that its weights
+    work: a loss that explodes is known some steps later. Whoever makes one sets the attributes
+    below first.
     """
 
     student: nn.Module
@@ -57,6 +60,7 @@ class SafetensorsTrainer(Trainer):
         now = time.monotonic()
         self.ledger.seconds += now - self._clock
         self._clock = now
+        self.ledger.saved_step = self.state.global_step
         with room_for(root / name):
             super()._save_checkpoint(model, trial)
             if not self.args.should_save:
@@ -65,7 +69,22 @@ class SafetensorsTrainer(Trainer):
             self.ledger.save(staging)
             (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
         publish(staging, root / name)
-        prune(root, {self.state.global_step, self.ledger.best_step or -1})
+        self._prune(self.state.global_step)
+
+    def _prune(self, *more: int) -> None:
+        if self.args.should_save:
+            prune(self.root, {self.ledger.proven_step, self.ledger.best_step, *more})
+
+    def _proven(self) -> None:
+        """A step went well: so the weights of the newest checkpoint are good."""
+        if self.ledger.proven_step != self.ledger.saved_step:
+            self.ledger.proven_step = self.ledger.saved_step
+            self._prune()
+
+    def _cure(self) -> str:
+        """What to do about a failed step; checkpoints that were not shown to be good are gone."""
+        self._prune()
+        return f"lower training.learning_rate; {last_good(self.root)}"
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
 from common.errors import StudentError
-from student.checkpoint import last_good
 from student.copying import CopyingPlan, two_schedules
 from student.gradients import group_norms
 from student.ledger import Ledger
@@ -204,15 +203,18 @@ class StepByStepTrainer(SafetensorsTrainer):
         self.report.tokens, self.report.seconds = int(tokens), seconds
         self.ledger.examples_seen += int(count)
         self.ledger.tokens_seen += int(tokens)
-        loss, cure = self.report.loss, f"lower training.learning_rate; {last_good(self.root)}"
-        at = f"at step {self.state.global_step + 1}"
+        loss, at = self.report.loss, f"at step {self.state.global_step + 1}"
         if not math.isfinite(loss):
-            raise StudentError(f"training: the loss became {loss} {at}, expected a number: {cure}.")
+            raise StudentError(
+                f"training: the loss became {loss} {at}, expected a number: {self._cure()}."
+            )
         if self.ledger.explodes(loss):
             raise StudentError(
                 f"training: the loss exploded to {loss:.3g} {at}, expected it to stay near its "
-                f"running mean of {self.ledger.smallest_loss:.3g}: {cure}."
+                f"running mean of {self.ledger.smallest_loss:.3g}: {self._cure()}."
             )
+        if not self.ledger.steps_above:
+            self._proven()
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         every = self.args.logging_steps
@@ -223,8 +225,7 @@ class StepByStepTrainer(SafetensorsTrainer):
         if not math.isfinite(self.report.gradient_norm):
             raise StudentError(
                 f"training: a gradient became {self.report.gradient_norm} at step "
-                f"{self.state.global_step + 1}, expected finite ones: lower "
-                f"training.learning_rate; {last_good(self.root)}."
+                f"{self.state.global_step + 1}, expected finite ones: {self._cure()}."
             )
         return norm
 

@@ -136,6 +136,35 @@ def test_loss_that_is_no_number_stops_and_names_the_checkpoint_that_is_kept(
     assert newest_checkpoint(kept.parent, read_manifest(kept).identity) == kept
 
 
+def test_finite_explosion_leaves_the_checkpoint_before_it_and_a_rerun_goes_on_there(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forward = Seq2SeqStudent.forward
+    done, broken = [0], [True]
+
+    def exploding_from_step_eleven(self: Seq2SeqStudent, **batch: Any) -> Any:
+        scores = forward(self, **batch)
+        done[0] += 1
+        return scores._replace(tokens=scores.tokens * 100) if broken and done[0] > 10 else scores
+
+    def losses(name: str) -> list[float]:
+        summary = train(name=name, max_steps=20, checkpoint_every_steps=2)
+        return [entry["loss"] for entry in summary.history if "loss" in entry]
+
+    monkeypatch.setattr(Seq2SeqStudent, "forward", exploding_from_step_eleven)
+
+    # Five steps above the limit; the weights of step 10 gave the first of them, so 8 is good.
+    with pytest.raises(StudentError, match=r"exploded to .* at step 15.*checkpoint-8'"):
+        losses("a")
+
+    assert [p.name for p in (tmp_path / "a/checkpoints").glob("ch*")] == ["checkpoint-8"]
+    broken.clear()
+    done[0] = 0
+    again = losses("a")
+    assert done == [12]
+    assert again == losses("whole")
+
+
 def test_failure_before_the_first_checkpoint_promises_none(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +176,7 @@ def test_failure_before_the_first_checkpoint_promises_none(
 
     monkeypatch.setattr(Seq2SeqStudent, "forward", broken)
 
-    with pytest.raises(StudentError, match="no checkpoint was written yet"):
+    with pytest.raises(StudentError, match="no good checkpoint was written yet"):
         train(max_steps=2)
 
 
