@@ -3,7 +3,7 @@ What lies on disk while a student is trained, and after.
 
 FOLDER/checkpoints/checkpoint-N/   weights.safetensors (trained parameters), optimizer.safetensors
                                    (with the schedule), random-R-of-N.safetensors of each process,
-                                   ledger.json, manifest.json; best and last are kept
+                                   ledger.json, manifest.json, files.json (every file's bytes)
 FOLDER/model/                      the finished student; its manifest.json is written first, and
                                    the folder gets its name only when everything is in it
 FOLDER/tiny-base/                  the random weights a tiny student started from
@@ -38,6 +38,7 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 LEDGER = "ledger.json"
+FILES = "files.json"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 
 logger = logging.getLogger(__name__)
@@ -174,24 +175,57 @@ def step_of(checkpoint: Path) -> int:
 
 def newest_checkpoint(folder: Path, expected: str) -> Path | None:
     """
-    The newest complete checkpoint of the training with identity `expected`.
+    The newest complete checkpoint of the training with identity `expected`, with that of its best
+    step beside it.
 
-    Checkpoints of another training (other data or config) are removed: they would mix; so are those
-    of earlier versions, which kept the optimizer as a pickle.
+    Checkpoints of another training (other data or config) are removed: they would mix.
     """
     for staging in folder.glob(".writing*"):
         shutil.rmtree(staging, ignore_errors=True)
-    checkpoints = complete_checkpoints(folder)
-    strangers = [
-        c
-        for c in checkpoints
-        if not (c / OPTIMIZER).is_file() or read_manifest(c).identity != expected
-    ]
-    for stranger in strangers:
-        logger.info("removing %s: of another training or an earlier version", stranger.name)
-        shutil.rmtree(stranger)
-    ours = [c for c in checkpoints if c not in strangers]
-    return ours[-1] if ours else None
+    ours = []
+    for checkpoint in complete_checkpoints(folder):
+        if read_manifest(checkpoint).identity == expected:
+            ours.append(checkpoint)
+        else:
+            logger.info("removing %s: it is of another training", checkpoint.name)
+            shutil.rmtree(checkpoint)
+    steps = {None, *map(step_of, ours)}
+    usable = [c for c in ours if json.loads((c / LEDGER).read_text("utf-8"))["best_step"] in steps]
+    return usable[-1] if usable else None
+
+
+def list_files(folder: Path) -> None:
+    """Write down how many bytes each file of a checkpoint has; see set_aside_damaged."""
+    write_json(folder / FILES, {p.name: p.stat().st_size for p in folder.iterdir()})
+
+
+def set_aside_damaged(folder: Path) -> list[str]:
+    """
+    Rename checkpoints whose files are not what was written, or that an earlier version wrote.
+
+    Returns a sentence on each. A cut or lost file would stop the training, or change its weights.
+    """
+    told = []
+    for checkpoint in complete_checkpoints(folder):
+        if fault := _damage(checkpoint):
+            aside = folder / f"damaged-{checkpoint.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+            told.append(f"{checkpoint.name} is damaged ({fault}) and was set aside as {aside.name}")
+    return told
+
+
+def _damage(checkpoint: Path) -> str | None:
+    try:
+        wanted = json.loads((checkpoint / FILES).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{FILES} cannot be read: {type(error).__name__}"
+    for name, size in wanted.items():
+        path = checkpoint / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            return f"{name} has {found} bytes, expected {size}" if found else f"{name} is missing"
+    return None
 
 
 def prune(folder: Path, keep_steps: Iterable[int | None]) -> None:

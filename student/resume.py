@@ -13,6 +13,7 @@ from student.checkpoint import (
     MANIFEST,
     OPTIMIZER,
     last_good,
+    list_files,
     load_trained,
     prune,
     publish,
@@ -63,11 +64,13 @@ class SafetensorsTrainer(Trainer):
         self.ledger.saved_step = self.state.global_step
         with room_for(root / name):
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its random state
             if not self.args.should_save:
                 return
             staging = root / ".writing" / name
             self.ledger.save(staging)
             (staging / MANIFEST).write_text(self.manifest, encoding="utf-8")
+            list_files(staging)
         publish(staging, root / name)
         self._prune(self.state.global_step)
 

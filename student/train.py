@@ -25,6 +25,7 @@ from student.checkpoint import (
     load_trained,
     newest_checkpoint,
     read_manifest,
+    set_aside_damaged,
     step_of,
     versions,
 )
@@ -244,12 +245,16 @@ def _run(
     job: Training, loaded: LoadedStudent, trainer: StepByStepTrainer, device: torch.device
 ) -> TrainingSummary:
     started = time.monotonic()
-    resume = newest_checkpoint(job.checkpoints, job.manifest.identity)
+    with trainer.accelerator.main_process_first():  # two that clear up at once disturb each other
+        damaged = set_aside_damaged(job.checkpoints)
+        resume = newest_checkpoint(job.checkpoints, job.manifest.identity)
     if resume:
         trainer.ledger = Ledger.load(resume)
         logger.info("resuming %s from %s", job.folder.name, resume.name)
     elif job.training.teaches_rationales(job.student.architecture) and not trainer.rationales:
         trainer.ledger.note("no training text comes with a rationale: it learns labels only")
+    for sentence in damaged:
+        trainer.ledger.note(f"{sentence}; went on from {resume.name if resume else 'the start'}")
     if resume and (trainer.ledger.stopped_early or step_of(resume) >= trainer.args.max_steps):
         # Nothing is left but to write the model: one more step would make it another one.
         load_trained(loaded.module, resume)

@@ -273,23 +273,6 @@ def test_cancelled_training_keeps_a_checkpoint_and_goes_on_later(
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-def test_checkpoint_of_an_earlier_version_is_set_aside_and_the_training_begins_again(
-    task: TaskDefinition, tiny: Tiny, make_pairs: Pairs, tmp_path: Path
-) -> None:
-    pairs, config = make_pairs(29), tiny("seq2seq", "t5")
-
-    with pytest.raises(Killed):
-        run(config, task, pairs, tmp_path, die_at(5))
-    (tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.safetensors").rename(
-        tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.pt"
-    )
-
-    summary = run(config, task, pairs, tmp_path)
-
-    assert summary.steps == 9
-    assert [e["step"] for e in summary.history if "loss" in e] == list(range(1, 10))
-
-
 # In the words of the libraries that write (safetensors on a full tmpfs; shutil's list of failures).
 FULL = [
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
