@@ -81,6 +81,7 @@ class CTranslate2Runtime:
                 [self._words(opening) for _, opening in openings],
                 max_batch_size=batch_size,
                 beam_size=1,
+                max_input_length=0,
                 max_decoding_length=self._most,
             )
             rows = [self._tokenizer.convert_tokens_to_ids(r.hypotheses[0]) for r in results]
@@ -102,6 +103,7 @@ class CTranslate2Runtime:
                 [prefix] * len(sources),
                 max_batch_size=batch_size,
                 beam_size=1,
+                max_input_length=0,  # else it would cut at 1,024, whatever the student reads
                 min_decoding_length=0,
                 max_decoding_length=len(prefix),
                 return_logits_vocab=True,

@@ -203,6 +203,22 @@ def test_untied_t5_keeps_its_probabilities_through_ctranslate2(
         require_faithful(found, BOUNDS["float32"], "ctranslate2")
 
 
+@pytest.mark.parametrize("form", ["merged", "ctranslate2", "onnx"])
+def test_a_long_text_is_read_whole_by_every_form(
+    form: Any, student: Students, texts: list[str], tmp_path: Path
+) -> None:
+    needs(form)
+    folder = student("seq2seq", "t5", {"max_input_tokens": 2000})
+    export_student(folder, form, tmp_path / "out", texts, numbers="float32", threads=1)
+    own, other = Predictor.load(folder), Predictor.load(tmp_path / "out", threads=1)
+    begin = " ".join(texts * 9)  # CTranslate2 would cut after 1,024 tokens
+    long = [f"{begin} {end}" for end in (texts[0], texts[1] * 3)]
+
+    assert min(len(own._runtime.encoder.text_contexts([text])[0]) for text in long) > 1100
+    assert torch.allclose(own.scores(long), other.scores(long), atol=2e-5)
+    assert not other.explains or other.rationales(long) == own.rationales(long)
+
+
 def test_drift_beyond_the_bound_is_an_error_and_leaves_nothing(
     student: Students, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
