@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from student.memory import in_halves
 from student.models.load import LoadedStudent
 from student.spacing import forgets_spaces, respaced
 
@@ -78,12 +79,16 @@ class Explainer:
 
     @torch.inference_mode()
     def explain(self, openings: Sequence[Opening], batch_size: int) -> list[str]:
-        """Rationales in the order given; batches hold texts of like length."""
+        """
+        Rationales in the order given; batches hold texts of like length, and are halved where they
+        find no room in memory. Raises StudentError where one text finds none.
+        """
         order = sorted(range(len(openings)), key=lambda i: -len(openings[i][0]))
         found: dict[int, str] = {}
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
-            found.update(zip(part, self._batch([openings[i] for i in part]), strict=True))
+            written = in_halves(self._batch, [openings[i] for i in part])
+            found.update(zip(part, written, strict=True))
         return [found[i] for i in range(len(openings))]
 
     def _batch(self, openings: Sequence[Opening]) -> list[str]:

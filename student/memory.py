@@ -3,11 +3,17 @@
 import contextlib
 import ctypes
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+from common.errors import StudentError
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 # malloc.h. To set any of them ends glibc's own adapting of the thresholds for the process's life,
 # so they are left where that adapting ends: mmap(3) above 32 MB, trimming above twice that.
@@ -38,6 +44,40 @@ def out_of_memory_sentence(at_a_time: int, devices: int) -> str:
         "training.micro_batch_size, or use a smaller model, shorter "
         "student.max_input_tokens, gradient_checkpointing or quantization: nf4."
     )
+
+
+def beside_the_examples(error: BaseException) -> StudentError:
+    """What to do where not the examples of a step took too much: no micro-batch would help."""
+    return StudentError(
+        f"training: out of memory outside a step's examples ({str(error).splitlines()[0]}); AdamW "
+        "keeps 8 bytes for every trained weight: expected a smaller student, `student.lora`, "
+        "quantization: nf4, training.optimizer: paged_adamw_8bit, or a larger device."
+    )
+
+
+def in_halves(
+    work: Callable[[list[Asked]], Iterable[Answer]], asked: Sequence[Asked]
+) -> list[Answer]:
+    """
+    What `work` answers, in order; where memory runs out, one half after the other.
+
+    Raises StudentError where there is no room for one alone.
+    """
+    try:
+        return list(work(list(asked)))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(asked) == 1:
+            raise StudentError(
+                "out of memory with a single text; expected room for one beside the student: lower "
+                "student.max_input_tokens, use a smaller student or --precision bf16, or free "
+                "memory on the device."
+            ) from error
+    if torch.cuda.is_available():  # outside the handler, whose error keeps tensors alive
+        torch.cuda.empty_cache()
+    half = len(asked) // 2
+    return [*in_halves(work, asked[:half]), *in_halves(work, asked[half:])]
 
 
 def forget_peak_memory() -> None:

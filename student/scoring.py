@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import additive, block_mask
 from student.encoding import EncodedExample
+from student.memory import in_halves
 from student.models.attention import ADDITIVE
 from student.models.cross import states_as_keys
 from student.models.head import OutputHead
@@ -186,10 +187,14 @@ class TorchScorer:
 
 
 def in_batches(contexts: Contexts, size: int, score: Callable[[Contexts], Tensor]) -> Tensor:
-    """Score batches of texts of like length, the longest first; the order given is restored."""
+    """
+    Score batches of texts of like length, the longest first; the order given is restored.
+
+    A batch that finds no room in memory is halved. Raises StudentError where one text finds none.
+    """
     rows: dict[int, Tensor] = {}
     for part in batches_by_length([len(context) for context in contexts], size):
-        rows.update(zip(part, score([contexts[i] for i in part]), strict=True))
+        rows.update(zip(part, in_halves(score, [contexts[i] for i in part]), strict=True))
     return torch.stack([rows[i] for i in range(len(contexts))])
 
 

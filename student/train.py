@@ -36,7 +36,12 @@ from student.devices import inside_launch, local_device, train_on_devices
 from student.encoding import EncodedExample, Encoder, encode_pairs
 from student.job import Training, summarise, write_model
 from student.ledger import Ledger
-from student.memory import forget_peak_memory, freed_memory_kept
+from student.memory import (
+    beside_the_examples,
+    forget_peak_memory,
+    freed_memory_kept,
+    is_out_of_memory,
+)
 from student.models.load import LoadedStudent, Plan, load_student
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.progress import TrainingHooks, TrainingSummary
@@ -260,8 +265,13 @@ def _run(
         load_trained(loaded.module, resume)
         trainer.state.global_step = step_of(resume)
     else:
-        with freed_memory_kept():
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        try:
+            with freed_memory_kept():
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise beside_the_examples(error) from error
     watch = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Watch))
     if watch.cancelled:
         raise JobCancelled(

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import StudentError
 from student.memory import (
     forget_peak_memory,
     freed_memory_kept,
+    in_halves,
     is_out_of_memory,
     out_of_memory_sentence,
     peak_memory_bytes,
@@ -72,3 +74,29 @@ def test_lack_of_memory_is_told_from_other_errors(error: BaseException, is_memor
 def resident() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def test_what_finds_no_room_at_once_is_answered_in_halves_and_in_order() -> None:
+    sizes: list[int] = []
+
+    def work(asked: list[int]) -> list[int]:
+        sizes.append(len(asked))
+        if len(asked) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [10 * each for each in asked]
+
+    assert in_halves(work, range(7)) == [0, 10, 20, 30, 40, 50, 60]
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+
+
+def test_one_text_without_room_is_a_sentence_and_other_errors_stay_what_they_are() -> None:
+    def full(_: object) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def broken(_: object) -> list[int]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(StudentError, match=r"single text.*max_input_tokens"):
+        in_halves(full, [1, 2, 3])
+    with pytest.raises(RuntimeError, match="mat1"):
+        in_halves(broken, [1, 2, 3])

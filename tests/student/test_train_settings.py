@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from common.config.student import StudentConfig
@@ -163,6 +164,18 @@ def test_finite_explosion_leaves_the_checkpoint_before_it_and_a_rerun_goes_on_th
     again = losses("a")
     assert done == [12]
     assert again == losses("whole")
+
+
+def test_an_optimizer_without_room_ends_the_training_with_what_to_do(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+
+    with pytest.raises(StudentError, match=r"outside a step's examples \(CUDA.*student.lora"):
+        train(max_steps=2)
 
 
 def test_failure_before_the_first_checkpoint_promises_none(
