@@ -40,7 +40,11 @@ FAMILIES = {"seq2seq": {"t5", "bert"}, "causal": {"gpt2", "llama", "bert"}}
 UNFIT = {
     "seq2seq": {"gpt2", "gpt_neo", "gpt_neox", "gemma", "gemma2", "llama", "mistral", "mixtral",
                 "opt", "phi", "phi3", "qwen2", "qwen3"},
-    "causal": {"t5", "mt5", "umt5", "longt5"},
+    # Packed rows need a mask and positions that are heeded: no state-space, convolution or
+    # linear-attention layers, no ALiBi (student/models/isolation.py).
+    "causal": {"t5", "mt5", "umt5", "longt5", "bamba", "bloom", "falcon_h1", "falcon_mamba",
+               "jamba", "lfm2", "lfm2_moe", "mamba", "mamba2", "mpt", "openai-gpt", "qwen3_next",
+               "recurrent_gemma", "rwkv", "xlnet", "zamba", "zamba2"},
 }  # fmt: skip
 # Models whose positions are a table, which ends: student/models/limits.py asks the model itself.
 TABLED = {"albert", "bart", "bert", "camembert", "distilbert", "electra", "gpt2", "gpt_neo",

@@ -11,6 +11,10 @@ from common.errors import StudentError
 from student.encoding import Encoder
 
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+# What configs call the reach of layers that do not look at everything, and such layers.
+WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "keep_window_size",
+           "window_size")  # fmt: skip
+NEAR = ("sliding", "chunked", "local")
 
 
 def require_known_tokens(
@@ -42,6 +46,48 @@ def require_positions(config: StudentConfig, model: Any, encoder: Encoder) -> No
             _require(config, known, answer, "max_rationale_tokens")
         else:
             _require(config, known, config.max_input_tokens, "max_input_tokens")
+
+
+def require_window(config: StudentConfig, model: Any, encoder: Encoder, row_tokens: int) -> None:
+    """
+    Raises StudentError where a packed row may be longer than a causal model's layers look back.
+
+    Our block mask stands in for theirs: what lies further back would be seen in training and not
+    in use. Some count a window in positions, some along the row, so no row may exceed it.
+    """
+    if config.architecture != "causal":
+        return
+    window = nearest_window(model.config)
+    if window is None:
+        return
+    _, opening = encoder.explain_inputs("")
+    labels = sum(len(branch.inputs) for branch in encoder.encode_text("").branches)
+    beside = labels + len(opening) + config.max_rationale_tokens
+    looks = f"and layers of the model '{config.model}' look back over {window} only"
+    if config.max_input_tokens + beside > window:
+        most = window - beside
+        cure = f"at most {most}" if most > 0 else "a smaller student.max_rationale_tokens beside it"
+        raise StudentError(
+            f"student.max_input_tokens: {config.max_input_tokens} tokens and {beside} beside them "
+            f"make rows of {config.max_input_tokens + beside}, {looks}; expected {cure}."
+        )
+    if row_tokens > window:
+        raise StudentError(
+            f"training.row_tokens: {row_tokens} tokens may stand in a row, {looks}; expected at "
+            f"most {window}."
+        )
+
+
+def nearest_window(config: Any) -> int | None:
+    """How many tokens the nearest-sighted layers of a model look back; None: all look at all."""
+    shape = config.get_text_config()
+    if getattr(shape, "use_sliding_window", True) is False:
+        return None
+    kinds = getattr(shape, "layer_types", None) or getattr(shape, "attention_layers", None)
+    if kinds and not any(kind.startswith(NEAR) for kind in kinds):
+        return None
+    told = [getattr(shape, name, None) for name in WINDOWS]
+    return min((size for size in told if isinstance(size, int) and size > 0), default=None)
 
 
 def _longest_answer(config: StudentConfig, encoder: Encoder) -> int:

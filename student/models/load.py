@@ -21,11 +21,13 @@ from student.encoding import Encoder, TaskTokens
 from student.models.causal import CausalStudent
 from student.models.classifier import ClassifierStudent
 from student.models.fuse import quicken
-from student.models.limits import require_known_tokens, require_positions
+from student.models.isolation import require_isolated_branches
+from student.models.limits import require_known_tokens, require_positions, require_window
 from student.models.seq2seq import Seq2SeqStudent
+from student.models.task_tokens import task_tokens
 from student.models.warm_start import drop_pooler, is_encoder_alone, warm_start
 from student.quiet import quiet_libraries
-from student.tokens import add_start_tokens, first_line, load_tokenizer, start_tokens
+from student.tokens import first_line, load_tokenizer
 
 DROPOUTS = (
     "dropout_rate",
@@ -86,8 +88,10 @@ def load_student(
     tokenizer = load_tokenizer(config.tokenizer or source, config.revision)
     model, fresh = load_weights(config, task, source, plan)
     require_known_tokens(config, model, tokenizer)
-    tokens = _task_tokens(config, model, tokenizer)
-    require_positions(config, model, Encoder(config, task, tokenizer, tokens))
+    tokens = task_tokens(config, model, tokenizer)
+    encoder = Encoder(config, task, tokenizer, tokens)
+    require_positions(config, model, encoder)
+    require_window(config, model, encoder, plan.row_tokens)
     if plan.checkpointing and not config.quantization:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if config.lora:
@@ -159,6 +163,8 @@ def load_weights(
             "would start random. Expected a complete checkpoint; set "
             "student.allow_fresh_weights=true to train them from nothing."
         )
+    if config.architecture == "causal":
+        require_isolated_branches(config.model, model)
     return model, fresh | set(missing)
 
 
@@ -224,6 +230,8 @@ def _changes(shape: Any, config: StudentConfig, task: TaskDefinition) -> dict[st
     changes: dict[str, Any] = {}
     if config.dropout is not None:
         changes = {name: config.dropout for name in DROPOUTS if hasattr(_parts(shape)[0], name)}
+    if config.architecture == "causal" and is_encoder_alone(shape):
+        changes["is_decoder"] = True  # else a token sees those after it, the answer among them
     if config.architecture == "classifier" and not _has_own_labels(shape):
         names = task.label_names
         changes |= {
@@ -256,40 +264,3 @@ def label_order(shape: Any, task: TaskDefinition) -> list[int]:
             "without a head."
         )
     return [known[name.lower()] for name in task.label_names]
-
-
-def _task_tokens(
-    config: StudentConfig, model: Any, tokenizer: PreTrainedTokenizerBase
-) -> TaskTokens:
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    if config.architecture != "seq2seq":
-        return TaskTokens(0, 0, end, pad)
-    start = _decoder_start(model, tokenizer)
-    # An encoder's position 0 is a sink, blind to its token and nearly to its neighbours: nothing
-    # may be decoded from it, with either signal.
-    lead = start if model.config.model_type == "encoder-decoder" else None
-    if config.task_signal == "prefix":
-        return TaskTokens(start, start, end, pad, lead)
-    reserved = start_tokens(tokenizer)
-    if reserved is None:
-        if config.lora:
-            raise StudentError(
-                f"student.lora: '{config.model}' has no reserved tokens for task_signal: decoder, "
-                "and adapters would freeze the rows of new ones at random; expected task_signal: "
-                "prefix, or no `lora:` here."
-            )
-        reserved = add_start_tokens(tokenizer)
-        model.resize_token_embeddings(len(tokenizer))
-    return TaskTokens(*reserved, end, pad, lead)
-
-
-def _decoder_start(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Set the ids a decoding needs; a warm start begins with CLS and ends with SEP."""
-    start = getattr(model.config, "decoder_start_token_id", None)
-    if start is None:
-        start = tokenizer.cls_token_id or tokenizer.bos_token_id or tokenizer.pad_token_id
-    for config in (model.config, model.generation_config):
-        config.decoder_start_token_id = start
-        config.pad_token_id = tokenizer.pad_token_id
-        config.eos_token_id = tokenizer.eos_token_id
-    return int(start)

@@ -10,6 +10,7 @@ from common.config.student import StudentConfig
 from common.errors import StudentError
 from student.checkpoint import Manifest
 from student.encoding import known_tokens
+from student.models.isolation import require_isolated_branches
 from student.models.load import AUTO_CLASSES, LoadedStudent, Plan, load_weights, wrap
 from student.models.warm_start import drop_pooler
 from student.quiet import outdated_calls_forgiven, quiet_libraries
@@ -48,12 +49,14 @@ def read_whole(folder: Path, config: StudentConfig, plan: Plan) -> Any:
             or ("sdpa" if plan.device.type == "cuda" else "eager"),
         )
         drop_pooler(model)
-        return model
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudentError(
             f"student folder '{folder}' cannot be loaded ({type(error).__name__}); expected the "
             "unchanged model/ folder of a finished training: train the student again."
         ) from error
+    if config.architecture == "causal":
+        require_isolated_branches(config.model, model)
+    return model
 
 
 def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:

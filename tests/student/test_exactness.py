@@ -22,6 +22,7 @@ STUDENTS = [
     ("seq2seq", "bert", {}),
     ("seq2seq", "bert", {"task_signal": "decoder"}),
     ("causal", "gpt2", {}),
+    ("causal", "bert", {}),
     # Llama's eager attention takes its softmax in float32; sdpa stays in float64.
     ("causal", "llama", {"attention": "sdpa"}),
     ("seq2seq", "t5", {"attention": "sdpa"}),

@@ -107,6 +107,10 @@ def test_a_tiny_family_is_refused_exactly_where_loading_it_fails(
         ({"model.safetensors": "absent"}, "holds no weights; expected model.safetensors"),
         ({"config.json": '{"model_type": "t5"}'}, "of the type t5 and cannot be trained as causal"),
         (
+            {"config.json": '{"model_type": "mamba2"}'},
+            "type mamba2 and cannot be trained as causal",
+        ),
+        (
             {"config.json": '{"model_type": "gpt2", "n_positions": 300}'},
             "256 tokens and a rationale need 352 positions, .* has learnt 300",
         ),
