@@ -38,8 +38,9 @@ PACKAGES = {"azureml": "azureml-core"}  # where pip knows a module by another na
 FAMILIES = {"seq2seq": {"t5", "bert"}, "causal": {"gpt2", "llama", "bert"}}
 # Types of models that are certain not to be what the architecture needs; others are tried.
 UNFIT = {
-    "seq2seq": {"gpt2", "gpt_neo", "gpt_neox", "gemma", "gemma2", "llama", "mistral", "mixtral",
-                "opt", "phi", "phi3", "qwen2", "qwen3"},
+    # ProphetNet predicts several tokens at once, FSMT turns batch and length around.
+    "seq2seq": {"fsmt", "gpt2", "gpt_neo", "gpt_neox", "gemma", "gemma2", "llama", "mistral",
+                "mixtral", "opt", "phi", "phi3", "prophetnet", "qwen2", "qwen3"},
     # Packed rows need a mask and positions that are heeded: no state-space, convolution or
     # linear-attention layers, no ALiBi (student/models/isolation.py).
     "causal": {"t5", "mt5", "umt5", "longt5", "bamba", "bloom", "falcon_h1", "falcon_mamba",

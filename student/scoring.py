@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import additive, block_mask
 from student.encoding import EncodedExample
@@ -124,14 +123,15 @@ class TorchScorer:
         """One encoder row per text; a decoder row per path of the trie on top of it."""
         assert self._trie
         ids, mask = self._padded(contexts)
-        states = self._core.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        encoded = self._core.get_encoder()(input_ids=ids, attention_mask=mask)
         rows, chosen = path_rows(self._trie, self._pad)
         times = len(rows)
         if times > 1:
-            states, mask = states.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)
+            encoded.last_hidden_state = encoded.last_hidden_state.repeat_interleave(times, 0)
+            mask = mask.repeat_interleave(times, 0)
         return self._logits(
             chosen.repeat(len(contexts), 1),
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            encoder_outputs=encoded,
             attention_mask=mask,
             decoder_input_ids=rows.repeat(len(contexts), 1).to(self._device),
         )

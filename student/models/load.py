@@ -26,6 +26,7 @@ from student.models.limits import require_known_tokens, require_positions, requi
 from student.models.seq2seq import Seq2SeqStudent
 from student.models.task_tokens import task_tokens
 from student.models.warm_start import drop_pooler, is_encoder_alone, warm_start
+from student.preflight import UNFIT
 from student.quiet import quiet_libraries
 from student.tokens import first_line, load_tokenizer
 
@@ -42,6 +43,7 @@ DROPOUTS = (
 )
 HEADS = ("classifier", "classification_head", "score")
 POOLER = "pooler"
+UNQUANTIZED = ("switch_transformers",)  # casts what it computes to the type weights are stored in
 AUTO_CLASSES: dict[str, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
@@ -139,6 +141,16 @@ def load_weights(
 ) -> tuple[Any, set[str]]:
     """The transformers model of a source and the names of its fresh parameters."""
     shape = read_config(source, config.revision)
+    if config.architecture == "seq2seq" and shape.model_type in UNFIT["seq2seq"]:
+        raise StudentError(
+            f"student.model: '{source}' could not be loaded as seq2seq, which models of the type "
+            f"{shape.model_type} do not fit; expected T5, BART, Pegasus or another encoder-decoder."
+        )
+    if config.quantization and shape.model_type in UNQUANTIZED:
+        raise StudentError(
+            f"student.quantization: '{source}' is of the type {shape.model_type}, whose layers "
+            "take their states for 4-bit ones too; expected no `quantization:` here."
+        )
     changes = _changes(shape, config, task)
     options = _options(config, plan)
     quiet_libraries()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from student.batches import Batch, additive, block_mask, context_mask, seq2seq_batch
 from student.encoding import IGNORE, EncodedExample
@@ -51,13 +50,16 @@ class Seq2SeqStudent(nn.Module):
         core = self.core
         learning = torch.is_grad_enabled() and not self.encoder_rests
         with torch.set_grad_enabled(learning):
-            states = core.get_encoder()(
+            encoded = core.get_encoder()(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
+            )
+        # Handed on in the family's own form: Switch looks for its routers' logits beside them.
+        states = encoded.last_hidden_state
+        encoded.last_hidden_state = _lined_up(states, batch)
         chosen = batch["targets"] != IGNORE
         with only_at(_head(core), chosen):
             logits = core(
-                encoder_outputs=BaseModelOutput(last_hidden_state=_lined_up(states, batch)),
+                encoder_outputs=encoded,
                 decoder_input_ids=batch["row_ids"],
                 use_cache=False,
                 **self._masks(batch, states.dtype),

@@ -14,10 +14,10 @@ from transformers.integrations import integration_utils
 
 from common.config.student import StudentConfig, TinyShape
 from common.config.training import TrainingConfig
-from common.errors import ConfigError, MissingDependency, UsageError
+from common.errors import ConfigError, MissingDependency, StudentError, UsageError
 from common.records import TrainingPair
 from common.task import PROJECT_ROOT, TaskDefinition
-from student.models.load import Plan, load_student
+from student.models.load import Plan, load_student, load_weights
 from student.models.tiny import prepare_tiny, tiny_texts
 from student.preflight import FAMILIES, REPORTERS, require_trainable
 from student.reporters import reporters
@@ -208,3 +208,16 @@ def test_what_a_tiny_shape_cannot_hold_is_refused_wherever_it_is_trained(
     with pytest.raises(ConfigError, match=r"lora.rank: 17 is more than the width .* is 16"):
         check(task, **tiny("llama", lora={"rank": 17}))
     check(task, **tiny("llama", lora={"rank": 16}))
+
+
+def test_an_encoder_decoder_whose_decoder_does_not_fit_is_refused_before_and_while_loading(
+    task: TaskDefinition, tmp_path: Path
+) -> None:
+    told = json.dumps({"model_type": "prophetnet"})
+    given: dict[str, Any] = {"architecture": "seq2seq", "model": str(tmp_path / "m")}
+    folder(tmp_path / "m", **{"config.json": told})
+
+    with pytest.raises(ConfigError, match="of the type prophetnet and cannot be trained as seq2"):
+        check(task, **given)
+    with pytest.raises(StudentError, match="models of the type prophetnet do not fit"):
+        load_weights(StudentConfig.model_validate(given), task, given["model"], Plan())
