@@ -9,22 +9,9 @@ from pydantic import Field
 from common.records import EvaluationReport, Interval, Record
 from student.calibration import UNCALIBRATED, Calibration
 from student.checkpoint import Manifest
-from student.export.public import public_name
+from student.export.public import is_local, public_name
+from student.licences import UNKNOWN_LICENCE, base_licence
 from student.runtime import ExportRecord
-
-# What the makers of base weights say, by a part of the model's name (read on 2026-11-20). First
-# match wins.
-BASE_LICENCES = (
-    ("flan-t5", "apache-2.0"),
-    ("t5-", "apache-2.0"),
-    ("minilm", "apache-2.0"),
-    ("gpt2", "mit"),
-    ("llama-3.1", "llama3.1"),
-    ("llama-3.2", "llama3.2"),
-    ("llama-3.3", "llama3.3"),
-    ("llama-3", "llama3"),
-)
-UNKNOWN_LICENCE = "other"
 
 
 class ModelCardFacts(Record):
@@ -50,11 +37,6 @@ def model_name(facts: ModelCardFacts) -> str:
     plain = f"{facts.run_id}-{facts.system}"
     first = facts.must_begin_with
     return plain if not first or plain.lower().startswith(first.lower()) else f"{first}-{plain}"
-
-
-def base_licence(model: str) -> str:
-    """The licence of base weights by their name; `other` where the table does not know them."""
-    return next((name for part, name in BASE_LICENCES if part in model.lower()), UNKNOWN_LICENCE)
 
 
 def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> str:
@@ -197,7 +179,8 @@ def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         yield "- Weights: made here from random ones."
     else:
         known = base_licence(student.model)
-        told = "look it up before you distribute this" if known == UNKNOWN_LICENCE else known
+        told = f"{known}, as its README says" if is_local(student.model) else known
+        told = "look it up before you distribute this" if known == UNKNOWN_LICENCE else told
         yield f"- Base weights: {public_name(student.model)}: {told}."
     yield from (f"- Data: {licence}" for licence in facts.licences)
     if manifest.training.labels == "teacher":

@@ -13,7 +13,8 @@ from common.records import ClassScores, EvaluationReport, Interval, SystemCard, 
 from common.task import TaskDefinition
 from student.calibration import Calibration
 from student.checkpoint import Manifest
-from student.model_card import ModelCardFacts, base_licence, model_name, render_model_card
+from student.licences import base_licence
+from student.model_card import ModelCardFacts, model_name, render_model_card
 from student.runtime import ExportRecord
 
 EXPORT = ExportRecord(
@@ -116,7 +117,12 @@ def test_front_matter_is_what_hubs_read(make_manifest: Callable[..., Manifest]) 
     [
         ("google/flan-t5-small", "gold", ["CC"], "apache-2.0-and-data-licence"),
         ("google/flan-t5-small", "teacher", [], "apache-2.0-and-teacher-terms"),
-        ("x/Llama-3.1-8B", "teacher", ["CC"], "llama3.1-and-data-licence-and-teacher-terms"),
+        (
+            "meta-llama/Llama-3.1-8B",
+            "teacher",
+            ["CC"],
+            "llama3.1-and-data-licence-and-teacher-terms",
+        ),
         ("someone/unheard-of", "teacher", ["CC"], "data-licence-and-teacher-terms"),
     ],
 )
@@ -156,14 +162,61 @@ def test_card_says_that_a_rationale_may_argue_for_another_label(
     ("model", "licence"),
     [
         ("google/flan-t5-base", "apache-2.0"),
+        ("google-t5/t5-small", "apache-2.0"),
+        ("google-bert/bert-base-uncased", "apache-2.0"),
         ("meta-llama/Llama-3.1-8B", "llama3.1"),
         ("meta-llama/Meta-Llama-3-8B", "llama3"),
         ("openai-community/gpt2", "mit"),
+        ("openai-community/gpt2-medium", "mit"),
+        ("distilbert/distilgpt2", "apache-2.0"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+        ("sentence-transformers/all-MiniLM-L12-v2", "apache-2.0"),
+        ("microsoft/MiniLM-L12-H384-uncased", "mit"),
+        ("nreimers/MiniLM-L6-H384-uncased", "mit"),
+        ("meta-llama/Llama-4-Scout-17B-16E", "other"),
+        ("ProsusAI/finbert", "other"),
         ("someone/unheard-of", "other"),
+        ("someone/gpt2-finance", "other"),
+        ("someone/flan-t5-base-news", "other"),
+        ("all-MiniLM-L6-v2", "other"),
     ],
 )
-def test_licence_of_the_base_is_known_or_said_to_be_unknown(model: str, licence: str) -> None:
+def test_licence_of_the_base_is_that_of_its_whole_name_or_said_to_be_unknown(
+    model: str, licence: str, make_manifest: Callable[..., Manifest]
+) -> None:
+    student = StudentConfig(architecture="seq2seq", model=model)
+
+    card = render_model_card(facts(), make_manifest(student, labels="gold"), EXPORT)
+
     assert base_licence(model) == licence
+    assert ("look it up before you distribute this" in card) == (licence == "other")
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: mit\n---\n# A base\n", "mit"),
+        ("---\nlicense: other\nlicense_name: ours\n---\n", "other"),
+        ("---\nlicense: [mit, gpl]\n---\n", "other"),
+        ("---\nlicense: 'mit\n---\n", "other"),
+        ("# A base under the MIT licence\n", "other"),
+        (None, "other"),
+    ],
+)
+def test_licence_of_a_local_base_is_what_its_own_readme_says_not_what_its_folder_is_called(
+    make_manifest: Callable[..., Manifest], tmp_path: Path, readme: str | None, licence: str
+) -> None:
+    folder = tmp_path / "flan-t5-small"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"_name_or_path": "google/flan-t5-small"}')
+    if readme is not None:
+        (folder / "README.md").write_text(readme)
+    student = StudentConfig(architecture="seq2seq", model=str(folder))
+
+    card = render_model_card(facts(), make_manifest(student, labels="gold"), EXPORT)
+
+    assert base_licence(str(folder)) == licence
+    assert ("flan-t5-small: mit, as its README says." in card) == (licence == "mit")
 
 
 def test_a_name_begins_with_llama_where_a_licence_wants_it(
