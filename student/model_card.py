@@ -42,7 +42,7 @@ def model_name(facts: ModelCardFacts) -> str:
 def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> str:
     """The card as Markdown with the front matter that model hubs read."""
     lines = [
-        *_front_matter(facts, manifest),
+        *_front_matter(manifest),
         *_what(facts, manifest, export),
         *_training(facts, manifest),
         *_results(facts),
@@ -53,9 +53,9 @@ def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportR
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+def _front_matter(manifest: Manifest) -> Iterator[str]:
     tree: dict[str, Any] = {
-        **_licence_lines(facts, manifest),
+        **_licence_lines(manifest),
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["finance", "knowledge-distillation", manifest.task.name],
@@ -65,22 +65,16 @@ def _front_matter(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield from ("---", yaml.safe_dump(tree, sort_keys=False).strip(), "---", "")
 
 
-def _licence_lines(facts: ModelCardFacts, manifest: Manifest) -> dict[str, str]:
+def _licence_lines(manifest: Manifest) -> dict[str, str]:
     """
-    What hubs show and search by. The base's licence alone stands there only where nothing else
-    binds: neither a data set's licence nor the terms of teachers.
+    What hubs show and search by. The base's licence never stands there alone: the data have one
+    too, known or not, and a teacher its terms.
     """
     base = "apache-2.0" if manifest.student.tiny else base_licence(manifest.student.model)
-    binding = _binding(facts, manifest)
-    if not binding:
-        return {"license": base}
     own = [] if base == UNKNOWN_LICENCE else [base]
-    return {"license": UNKNOWN_LICENCE, "license_name": "-and-".join([*own, *binding])}
-
-
-def _binding(facts: ModelCardFacts, manifest: Manifest) -> list[str]:
-    taught = manifest.training.labels == "teacher"
-    return ["data-licence"] * bool(facts.licences) + ["teacher-terms"] * taught
+    terms = ["teacher-terms"] if manifest.training.labels == "teacher" else []
+    name = "-and-".join([*own, "data-licence", *terms])
+    return {"license": UNKNOWN_LICENCE, "license_name": name}
 
 
 def _what(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> Iterator[str]:
@@ -182,11 +176,11 @@ def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         told = f"{known}, as its README says" if is_local(student.model) else known
         told = "look it up before you distribute this" if known == UNKNOWN_LICENCE else told
         yield f"- Base weights: {public_name(student.model)}: {told}."
-    yield from (f"- Data: {licence}" for licence in facts.licences)
+    unknown = f"no licence of {facts.data} is known here: look it up before you distribute this."
+    yield from (f"- Data: {licence}" for licence in facts.licences or [unknown])
     if manifest.training.labels == "teacher":
         yield "- The terms of the teachers above bind the use of a model trained on their answers."
-    if _binding(facts, manifest):
-        yield "- All of these hold at once: the licence of the base weights alone is not enough."
+    yield "- All of these hold at once: the licence of the base weights alone is not enough."
     yield ""
 
 

@@ -27,8 +27,7 @@ def context_of(runs: Sequence[Run], options: Options, notes: Sequence[str]) -> R
     if options.on:
         data = options.on.model_dump(mode="json")
         update |= {"config": {**context.config, "data": data}, "split": {}}
-        if options.on.licence:
-            update["licences"] = [*dict.fromkeys([options.on.licence, *context.licences])]
+        update["licences"] = [*dict.fromkeys([*options.on.licences, *context.licences])]
     return context.model_copy(update=update)
 
 
@@ -46,7 +45,7 @@ def _made(runs: Sequence[Run]) -> ReportContext:
         fingerprints={run.run_id: run.marker_digest("prepare")[:16] for run, _ in runs},
         hardware=hardware(),
         commands=[*dict.fromkeys(f"finstill run {c.name}.yaml" for _, c in runs)],
-        licences=[*([config.data.licence] if config.data.licence else []), *_terms(summary)],
+        licences=[*config.data.licences, *_terms(summary)],
         histories=_histories(runs),
         teacher=summary,
         split={k: v for k, v in split.items() if isinstance(v, str | int | float | dict)},

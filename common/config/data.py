@@ -24,6 +24,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from common.config.base import Section, Seed
 
+FPB_REPOSITORY = "takala/financial_phrasebank"
+FPB_LICENCE = (
+    "Texts: Financial PhraseBank v1.0 (Malo et al. 2014), CC BY-NC-SA 3.0, non-commercial."
+)
+
 
 def _codes_as_text(value: Any) -> Any:
     """YAML reads `{0: negative}` with a number as key; a source's codes are compared as text."""
@@ -96,6 +101,7 @@ class DataBase(Section):
     not cover is refused. `validation_share` is cut from the training part, by folded text; the
     same texts for every seed. `train_limit` / `train_fraction` keep a stratified part of the
     training rows, validation included, nested per seed of the run: 0.06 lies within 0.12.
+    `licence` is told wherever the texts, or what was made from them, are described.
     `duplicates` says what to do with test texts that stand in the training part as well (folded
     equal): refuse, drop them from training, or keep and count them (published splits have some).
     Test texts nearer to a training text than `near_duplicate_cosine` are counted, never dropped.
@@ -110,6 +116,14 @@ class DataBase(Section):
     test_limit: int | None = Field(default=None, gt=0)
     duplicates: Literal["refuse", "drop_from_train", "keep"] = "refuse"
     near_duplicate_cosine: float = Field(default=0.8, gt=0, le=1)
+
+    @property
+    def licences(self) -> list[str]:
+        """Under what the texts are: `licence`, else that of a source known here, else nothing."""
+        return [told] if (told := self.licence or self._known_licence()) else []
+
+    def _known_licence(self) -> str | None:
+        return None
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -130,6 +144,9 @@ class FpbData(DataBase):
     path: Path | None = None
     agreement: Literal[50, 66, 75, 100] = 50
     split: Split = FingptSplit()
+
+    def _known_licence(self) -> str | None:
+        return FPB_LICENCE
 
     @field_validator("split")
     @classmethod
@@ -185,6 +202,9 @@ class HubData(DataBase):
     test_part: str | None = "test"
     columns: Columns = Columns()
     split: Split = RandomSplit()
+
+    def _known_licence(self) -> str | None:
+        return FPB_LICENCE if self.repository.lower() == FPB_REPOSITORY else None
 
     @model_validator(mode="after")
     def _some_part(self) -> Self:

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from common.config.data import Columns, FpbData
+from common.config.data import FPB_REPOSITORY, Columns, FpbData
 from common.data.files import check_file, jsonl_cells
 from common.data.rows import Origin, Row, rows_of
 from common.errors import InputError
 
-HUB_REPOSITORY = "takala/financial_phrasebank"
+HUB_REPOSITORY = FPB_REPOSITORY
 HUB_FILE = "data/FinancialPhraseBank-v1.0.zip"  # `datasets` >= 4 runs no loading script
 FILES = {
     50: "Sentences_50Agree.txt",

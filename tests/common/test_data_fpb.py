@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.config.data import Columns, FileData, FpbData, RandomSplit, TestOnly
+from common.config.data import Columns, FileData, FpbData, HubData, RandomSplit, TestOnly
 from common.data.fpb import FILES, HUB_FILE, HUB_REPOSITORY
 from common.data.prepare import prepare
 from common.data.report import SplitReport
@@ -68,6 +68,17 @@ def fpb(path: Path | None, **settings: Any) -> FpbData:
     return FpbData.model_validate(
         {"kind": "fpb", "path": path, "split": TestOnly(), "duplicates": "keep", **settings}
     )
+
+
+def test_data_known_to_be_non_commercial_say_so_without_being_told() -> None:
+    from_hub = HubData(kind="hub", repository="takala/financial_phrasebank")
+
+    for data in (fpb(None), from_hub):
+        (licence,) = data.licences
+        assert "CC BY-NC-SA 3.0" in licence
+    assert fpb(None, licence="mine").licences == ["mine"]
+    assert HubData(kind="hub", repository="somebody/else").licences == []
+    assert FileData(kind="csv", path=Path("a.csv")).licences == []
 
 
 def loaded(config: FpbData, task: TaskDefinition, folder: Path) -> list[Example]:

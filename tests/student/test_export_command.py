@@ -16,6 +16,7 @@ from common.records import TrainingPair
 from common.task import TaskDefinition
 from student.train import train_student
 from workers.cli import main
+from workers.commands.export import card_facts
 from workers.run_directory import RunDirectory, create_run, write_json
 
 
@@ -90,6 +91,22 @@ def test_export_writes_a_checked_folder_that_predict_runs(
     answer = json.loads(capsys.readouterr().out)
     assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
     assert answer["rationale"] is None
+
+
+def test_a_card_of_financial_phrasebank_says_non_commercial_unasked(run: RunDirectory) -> None:
+    config = RunConfig.model_validate(
+        {
+            "name": "small",
+            "task": "sentiment",
+            "data": {"kind": "fpb"},
+            "student": {"architecture": "seq2seq", "model": "google/flan-t5-small"},
+            "training": {"labels": "gold"},
+        }
+    )
+
+    facts = card_facts(run, config, "student", run.system("student") / "model")
+
+    assert [licence for licence in facts.licences if "CC BY-NC-SA 3.0" in licence]
 
 
 def test_predict_computes_in_the_precision_it_is_told(

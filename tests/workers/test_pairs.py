@@ -176,6 +176,22 @@ def test_the_summary_and_the_card_tell_agreement_cost_and_terms(collect: Collect
     assert "Anthropic API (training under conditions)" in card
 
 
+def test_the_data_card_tells_the_licence_the_config_gives(collect: Collect, tmp_path: Path) -> None:
+    data = {
+        "kind": "jsonl",
+        "path": str(tmp_path / "texts.jsonl"),
+        "licence": "Texts: CC0, invented mills.",
+        "split": {"kind": "train_only"},
+    }
+
+    told = (collect({"data": data}).run.labels / "DATA_CARD.md").read_text(encoding="utf-8")
+    silent = (collect().run.labels / "DATA_CARD.md").read_text(encoding="utf-8")
+
+    assert "- Texts: CC0, invented mills." in told
+    assert "the licence of the source applies" not in told
+    assert "the licence of the source applies" in silent
+
+
 def test_answers_lie_together_by_text_in_the_order_of_the_rows(collect: Collect) -> None:
     run = collect().run
 

@@ -116,7 +116,7 @@ def card_facts(run: RunDirectory, config: RunConfig, system: str, folder: Path) 
         data_fingerprint=str(split.get("fingerprint", "")),
         training_examples=_rows(pairs),
         teachers=list(summary.get("terms") or []) if taught else [],
-        licences=[config.data.licence] if config.data.licence else [],
+        licences=config.data.licences,
         must_begin_with=_must_begin_with(config, student.model, summary if taught else {}),
         report=_report(run, system),
         calibration=read_calibration(folder),
