@@ -11,6 +11,7 @@ from student.calibration import UNCALIBRATED, Calibration
 from student.checkpoint import Manifest
 from student.export.public import is_local, public_name
 from student.licences import UNKNOWN_LICENCE, base_licence
+from student.progress import TrainingSummary
 from student.runtime import ExportRecord
 
 
@@ -18,6 +19,9 @@ class ModelCardFacts(Record):
     """
     What the card says beyond the manifest. `teachers`: one line each, with terms; `licences` of
     the data; `must_begin_with`: what a licence wants the name to begin with ("Llama").
+    `seen`: test texts that stand, folded equal, in what this student was trained and validated on;
+    `near`: those at `near_cosine` or more to a text of the training side, equal ones included
+    (None: not counted).
     """
 
     run_id: str
@@ -29,6 +33,9 @@ class ModelCardFacts(Record):
     licences: list[str] = Field(default_factory=list)
     must_begin_with: str | None = None
     report: EvaluationReport | None = None
+    seen: int | None = None
+    near: int | None = None
+    near_cosine: float = 0.0
     calibration: Calibration = UNCALIBRATED
 
 
@@ -46,7 +53,7 @@ def render_model_card(facts: ModelCardFacts, manifest: Manifest, export: ExportR
         *_what(facts, manifest, export),
         *_training(facts, manifest),
         *_results(facts),
-        *_limits(facts, manifest),
+        *_limits(facts, manifest, export),
         *_licence(facts, manifest),
         *_check(export),
     ]
@@ -112,7 +119,7 @@ def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     )
     if training.copying:
         how += f", after copying the texts (epochs: {training.copying.epochs:g})"
-    steps = f", {summary.steps:,} steps, {summary.examples_seen:,} examples seen" if summary else ""
+    steps = _steps(summary) if summary else ""
     yield f"- Method: {how}{steps}, seed {training.seed}, {training.precision}."
     calibration = facts.calibration
     if calibration.n:
@@ -125,13 +132,22 @@ def _training(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
     yield ""
 
 
+def _steps(summary: TrainingSummary) -> str:
+    """How long it was trained, and which of its steps' weights these are."""
+    early = " (stopped early)" if summary.stopped_early else ""
+    told = f", {summary.steps:,} steps{early}, {summary.examples_seen:,} examples seen"
+    if summary.best_step in (None, summary.steps):
+        return told
+    return f"{told}, weights of step {summary.best_step:,}, the best on the validation texts"
+
+
 def _results(facts: ModelCardFacts) -> Iterator[str]:
     yield from ("## Results", "")
     report = facts.report
     if report is None:
         yield from ("Not evaluated.", "")
         return
-    yield f"{report.n:,} test texts of {report.dataset}, which no part of training has seen."
+    yield f"{report.n:,} test texts of {report.dataset}{_seen(facts)}."
     yield from ("", "| metric | value [95 %] |", "|---|---|")
     yield from (f"| {name} | {_interval(value)} |" for name, value in report.metrics.items())
     if report.probability:
@@ -143,11 +159,30 @@ def _results(facts: ModelCardFacts) -> Iterator[str]:
     yield from ("", "The figures are those of the student before it was exported.", "")
 
 
-def _limits(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
+def _seen(facts: ModelCardFacts) -> str:
+    """What training has seen of the test texts, as far as the run knows."""
+    if facts.seen is None:
+        return ""
+    verb = "stands" if facts.seen == 1 else "stand"
+    told = (
+        f", of which {facts.seen:,} {verb} in its training or validation part too"
+        if facts.seen
+        else ", which no part of training has seen"
+    )
+    if facts.near:
+        counted = f"cosine {facts.near_cosine:g} or more{', those included' if facts.seen else ''}"
+        told += f"; {facts.near:,} have a near duplicate on the training side ({counted})"
+    return told
+
+
+def _limits(facts: ModelCardFacts, manifest: Manifest, export: ExportRecord) -> Iterator[str]:
     yield from ("## Limits", "")
     yield f"- Reads the first {manifest.student.max_input_tokens} tokens of one text at a time."
-    yield f"- Judged on {facts.data} only; other sources, languages and years may differ."
-    if manifest.explains:
+    what = "Judged" if facts.report else "Trained"
+    yield f"- {what} on {facts.data} only; other sources, languages and years may differ."
+    if manifest.explains and not export.generates:
+        yield f"- Writes no rationales: {export.format} holds what scores labels; its student does."
+    elif manifest.explains:
         yield "- Its rationales are generated text: fluent is not faithful; check the numbers."
         yield (
             "- A rationale is generated from the text alone, not from the label beside it, and may "

@@ -32,6 +32,11 @@ class ExportRecord(Record):
     finstill: str
     check: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def generates(self) -> bool:
+        """Whether this form can write rationales: ONNX holds only what scores labels."""
+        return self.format != "onnx"
+
 
 class Runtime(Protocol):
     """Scores and explains for one student. `generates`: whether it can write rationales."""

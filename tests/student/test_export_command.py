@@ -11,13 +11,13 @@ import pytest
 from common.config import RunConfig
 from common.config.student import StudentConfig
 from common.config.training import TrainingConfig
-from common.data.store import write_records
-from common.records import TrainingPair
+from common.data.store import read_records, write_records
+from common.records import Example, TrainingPair
 from common.task import TaskDefinition
 from student.train import train_student
 from workers.cli import main
 from workers.commands.export import card_facts
-from workers.run_directory import RunDirectory, create_run, write_json
+from workers.run_directory import RunDirectory, create_run, open_run, write_json
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,27 @@ def test_a_card_of_financial_phrasebank_says_non_commercial_unasked(run: RunDire
     facts = card_facts(run, config, "student", run.system("student") / "model")
 
     assert [licence for licence in facts.licences if "CC BY-NC-SA 3.0" in licence]
+
+
+def test_card_facts_count_the_test_texts_this_students_training_has_seen(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree(run.root, tmp_path / run.run_id)
+    own, config = open_run(tmp_path, run.run_id)
+    folder = own.system("student") / "model"
+    trained = next(read_records(own.pairs("train", "teacher"), TrainingPair)).text
+    chosen = next(read_records(own.pairs("validation", "teacher"), TrainingPair)).text
+    texts = [trained.upper(), chosen, "Nobody has read this."]
+
+    before = card_facts(own, config, "student", folder)
+    test = [Example(id=f"t{i}", text=text, label="neutral") for i, text in enumerate(texts)]
+    write_records(own.part("test"), test, Example)
+    near = {"count": 5, "cosine": 0.8, "ids": [], "note": ""}
+    write_json(own.split_file, {"near_duplicates": near})
+    after = card_facts(own, config, "student", folder)
+
+    assert (before.seen, before.near) == (None, None)
+    assert (after.seen, after.near, after.near_cosine) == (2, 5, 0.8)
 
 
 def test_predict_computes_in_the_precision_it_is_told(

@@ -15,6 +15,7 @@ from student.calibration import Calibration
 from student.checkpoint import Manifest
 from student.licences import base_licence
 from student.model_card import ModelCardFacts, model_name, render_model_card
+from student.progress import TrainingSummary
 from student.runtime import ExportRecord
 
 EXPORT = ExportRecord(
@@ -23,6 +24,7 @@ EXPORT = ExportRecord(
     finstill="0",
     check={"texts": 90.0, "labels": 0.0, "probability": 0.0012, "log_probability": 0.003},
 )
+MERGED = EXPORT.model_copy(update={"format": "merged", "numbers": "float32"})
 
 
 def report(task: TaskDefinition) -> EvaluationReport:
@@ -77,7 +79,7 @@ def test_card_holds_results_with_intervals_teachers_and_limits(
         calibration=Calibration(temperature=1.5, n=90),
     )
 
-    card = render_model_card(known, make_manifest(), EXPORT)
+    card = render_model_card(known, make_manifest(), MERGED)
 
     assert "| accuracy | 0.812 [0.791, 0.834] |" in card
     assert "1,234 test texts of river bank" in card
@@ -89,6 +91,77 @@ def test_card_holds_results_with_intervals_teachers_and_limits(
     assert "0.0012" in card
     for name in task.label_names:
         assert f"| {name} | 0.500 | 0.250 | 0.333 | 40 |" in card
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({"seen": 0}, "1,234 test texts of river bank, which no part of training has seen."),
+        (
+            {"seen": 0, "near": 9, "near_cosine": 0.8},
+            "has seen; 9 have a near duplicate on the training side (cosine 0.8 or more).",
+        ),
+        ({"seen": 6}, "river bank, of which 6 stand in its training or validation part too."),
+        (
+            {"seen": 6, "near": 9, "near_cosine": 0.8},
+            "6 stand in its training or validation part too; 9 have a near duplicate on the "
+            "training side (cosine 0.8 or more, those included).",
+        ),
+        ({}, "1,234 test texts of river bank.\n"),
+    ],
+)
+def test_card_says_how_many_test_texts_training_has_seen(
+    make_manifest: Callable[..., Manifest],
+    task: TaskDefinition,
+    known: dict[str, Any],
+    told: str,
+) -> None:
+    card = render_model_card(facts(report=report(task), **known), make_manifest(), EXPORT)
+
+    assert told in card
+    assert ("which no part of training has seen" in card) == (known.get("seen") == 0)
+
+
+@pytest.mark.parametrize(
+    ("best", "early", "told"),
+    [
+        (None, False, ", 200 steps, 1,600 examples seen, seed 13"),
+        (200, False, ", 200 steps, 1,600 examples seen, seed 13"),
+        (120, True, ", 200 steps (stopped early), 1,600 examples seen, weights of step 120, the "),
+        (120, False, ", 200 steps, 1,600 examples seen, weights of step 120, the best on the vali"),
+    ],
+)
+def test_card_names_the_step_whose_weights_these_are(
+    make_manifest: Callable[..., Manifest], best: int | None, early: bool, told: str
+) -> None:
+    summary = TrainingSummary(
+        steps=200, seconds=1, examples_seen=1600, tokens_seen=1, parameters=1, micro_batch_size=8,
+        trainable_parameters=1, peak_memory_bytes=1, best_step=best, stopped_early=early,
+    )  # fmt: skip
+    manifest = make_manifest().model_copy(update={"summary": summary})
+
+    assert told in render_model_card(facts(), manifest, EXPORT)
+
+
+def test_a_card_does_not_speak_of_rationales_that_its_form_does_not_write(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    onnx = render_model_card(facts(), make_manifest(), EXPORT)
+    silent = render_model_card(facts(), make_manifest(rationale_weight=0), EXPORT)
+
+    assert "fluent is not faithful" not in onnx
+    assert "argue for another" not in onnx
+    assert "Writes no rationales: onnx holds what scores labels; its student does." in onnx
+    assert "Writes no rationales" not in silent
+
+
+def test_a_card_without_results_is_not_called_judged(
+    make_manifest: Callable[..., Manifest], task: TaskDefinition
+) -> None:
+    assert "Judged on" not in render_model_card(facts(), make_manifest(), EXPORT)
+    assert "Trained on river bank only" in render_model_card(facts(), make_manifest(), EXPORT)
+    judged = render_model_card(facts(report=report(task)), make_manifest(), EXPORT)
+    assert "Judged on river bank only" in judged
 
 
 def test_tiny_students_are_called_tiny(
@@ -150,9 +223,9 @@ def test_card_says_that_a_rationale_may_argue_for_another_label(
     agreement = TextScore(n=37, mean=Interval(value=0.9189, low=0.827, high=1.0))
     judged = report(task).model_copy(update={"rationales": {"label_agreement": agreement}})
 
-    measured = render_model_card(facts(report=judged), make_manifest(), EXPORT)
-    unmeasured = render_model_card(facts(), make_manifest(), EXPORT)
-    silent = render_model_card(facts(report=judged), make_manifest(rationale_weight=0), EXPORT)
+    measured = render_model_card(facts(report=judged), make_manifest(), MERGED)
+    unmeasured = render_model_card(facts(), make_manifest(), MERGED)
+    silent = render_model_card(facts(report=judged), make_manifest(rationale_weight=0), MERGED)
 
     assert "not from the label beside it, and may argue for another; of 37 that name" in measured
     assert "0.919 [0.827, 1.000] name that one (label agreement)." in measured

@@ -7,7 +7,8 @@ import click
 from pydantic import ValidationError
 
 from common.config import RunConfig
-from common.data.store import read_records
+from common.data.leakage import leaked
+from common.data.store import read_columns, read_records
 from common.errors import InputError, MissingDependency, UsageError
 from common.records import EvaluationReport, TrainingPair
 from workers.run_directory import RunDirectory, open_run, read_json
@@ -108,6 +109,7 @@ def card_facts(run: RunDirectory, config: RunConfig, system: str, folder: Path) 
     summary = read_json(run.labels_summary) or {}
     split = read_json(run.split_file) or {}
     pairs = run.pairs("train", training.labels)
+    near = split.get("near_duplicates") or {}
     taught = training.labels == "teacher"
     return ModelCardFacts(
         run_id=run.run_id,
@@ -119,8 +121,20 @@ def card_facts(run: RunDirectory, config: RunConfig, system: str, folder: Path) 
         licences=config.data.licences,
         must_begin_with=_must_begin_with(config, student.model, summary if taught else {}),
         report=_report(run, system),
+        seen=_test_texts_seen(run, training.labels),
+        near=near.get("count"),
+        near_cosine=near.get("cosine", 0.0),
         calibration=read_calibration(folder),
     )
+
+
+def _test_texts_seen(run: RunDirectory, labels: str) -> int | None:
+    """Of the test part, in what this student learnt from and was chosen by; None: not known."""
+    parts = [run.pairs(part, labels) for part in ("train", "validation")]
+    if not (run.part("test").exists() and parts[0].exists()):
+        return None
+    texts = (t for part in parts if part.exists() for (t,) in read_columns(part, "text"))
+    return len(leaked(read_columns(run.part("test"), "id", "text"), texts))
 
 
 def _rows(path: Path) -> int | None:
