@@ -224,7 +224,7 @@ def _check(export: ExportRecord) -> Iterator[str]:
     if not found:
         return
     yield from ("## Check of this export", "")
-    yield f"Reloaded and compared with its student on {found['texts']:.0f} validation texts: "
+    yield f"Reloaded and compared with its student on {found['texts']:.0f} {export.texts}: "
     yield f"{found['labels']:.2%} other labels, mean difference of probabilities "
     yield f"{found['probability']:.2g}, of the label's log-probability "
     told = f"; likeness of rationales {found['rationales']:.2f}" if "rationales" in found else ""

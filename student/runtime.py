@@ -22,20 +22,31 @@ from student.scoring import Contexts, TorchScorer
 EXPORT = "export.json"
 ExportFormat = Literal["hf", "merged", "ctranslate2", "onnx"]
 Precision = Literal["as-trained", "float32", "bf16"]
+Part = Literal["validation", "train"]
 
 
 class ExportRecord(Record):
-    """What stands in export.json: the form of an export, how its numbers are stored, its check."""
+    """
+    What stands in export.json: the form of an export, how its numbers are stored, its check, and
+    of which part of the run's texts that was made (None: not told, by an earlier version).
+    """
 
     format: ExportFormat
     numbers: str
     finstill: str
     check: dict[str, float] = Field(default_factory=dict)
+    part: Part | None = None
 
     @property
     def generates(self) -> bool:
         """Whether this form can write rationales: ONNX holds only what scores labels."""
         return self.format != "onnx"
+
+    @property
+    def texts(self) -> str:
+        """How the texts of the check are called: training texts are no validation."""
+        names = {"validation": "validation texts", "train": "training texts"}
+        return names.get(self.part or "", "texts")
 
 
 class Runtime(Protocol):

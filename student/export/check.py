@@ -15,7 +15,7 @@ RATIONALES = 8
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """
-    How far an export may drift from its student on the validation texts.
+    How far an export may drift from its student on the texts it is compared on.
 
     `labels`: share of texts whose label differs, near ties aside (the student's own lead over the
     other label is below `tie`); `probability`: mean absolute difference of the labels'
@@ -79,8 +79,10 @@ def drift(student: Answers, export: Answers, tie: float) -> dict[str, float]:
     return found
 
 
-def require_faithful(found: dict[str, float], bounds: Bounds, form: str) -> None:
-    """Raises StudentError naming every figure beyond its bound."""
+def require_faithful(
+    found: dict[str, float], bounds: Bounds, form: str, texts: str = "texts"
+) -> None:
+    """Raises StudentError naming every figure beyond its bound; `texts`: what they are called."""
     faults = [
         f"{name} {found[name]:.4g} (at most {getattr(bounds, name):.4g})"
         for name in ("labels", "probability", "log_probability")
@@ -91,7 +93,7 @@ def require_faithful(found: dict[str, float], bounds: Bounds, form: str) -> None
     if faults:
         raise StudentError(
             f"export --format {form}: it does not answer like its student on {found['texts']:.0f} "
-            f"validation texts: {', '.join(faults)}; nothing was kept. Try --numbers float32 or "
+            f"{texts}: {', '.join(faults)}; nothing was kept. Try --numbers float32 or "
             "--format merged, and report it."
         )
 

@@ -17,7 +17,7 @@ from student.export.check import BOUNDS, Answers, answers, drift, require_faithf
 from student.export.public import CARD, OWN_BASE, is_local, public_manifest
 from student.export.weights import name_base, refuse, write_as_trained, write_merged
 from student.predict import Predictor
-from student.runtime import EXPORT, ExportFormat, ExportRecord
+from student.runtime import EXPORT, ExportFormat, ExportRecord, Part
 from student.tokens import load_tokenizer
 
 NUMBERS: dict[ExportFormat, tuple[str, ...]] = {
@@ -37,13 +37,15 @@ def export_student(
     texts: Sequence[str],
     *,
     numbers: str | None = None,
+    part: Part | None = None,
     card: RenderCard | None = None,
     threads: int | None = None,
 ) -> ExportRecord:
     """
     Export the finished student in `folder` to `target`, a folder of its own.
 
-    `texts`: validation texts on which both must agree within BOUNDS (student/export/check.py).
+    `texts`: those on which both must agree within BOUNDS (student/export/check.py), best such as it
+    was not trained on; `part`: of which part of the run they are, as the record tells it.
     `numbers`: int8, float16 or float32 where the form has a choice; None: its smallest. Raises
     StudentError where the form does not fit or drifts: `target` is then as it was; InputError where
     `target` holds something else or cannot be written; DiskFull; MissingDependency.
@@ -51,11 +53,11 @@ def export_student(
     manifest = read_manifest(folder)
     numbers = _numbers(form, numbers)
     if not texts:
-        raise StudentError("export: there are no validation texts to compare on; expected some.")
+        raise StudentError("export: there are no texts to compare on; expected some.")
     with _writable(target):
         staging = _staging(target)
     try:
-        record = ExportRecord(format=form, numbers=numbers, finstill=__version__)
+        record = ExportRecord(format=form, numbers=numbers, finstill=__version__, part=part)
         with room_for(target):
             _write(folder, manifest, staging, record, texts)
             record = _checked(folder, staging, record, texts, threads)
@@ -198,7 +200,7 @@ def _checked(
     bounds = BOUNDS[record.numbers]
     own, other = (_asked(place, texts, threads) for place in (folder, staging))
     found = drift(own, other, bounds.tie)
-    require_faithful(found, bounds, record.format)
+    require_faithful(found, bounds, record.format, record.texts)
     checked = record.model_copy(update={"check": found})
     _write_record(staging, checked)
     return checked

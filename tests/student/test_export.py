@@ -242,6 +242,8 @@ def test_every_bound_is_held() -> None:
                 require_faithful({**good, name: bad}, BOUNDS["int8"], "onnx")
     with pytest.raises(StudentError, match="rationales"):
         require_faithful({**good, "rationales": 0.1}, BOUNDS["int8"], "ctranslate2")
+    with pytest.raises(StudentError, match="like its student on 9 training texts: labels"):
+        require_faithful({**good, "labels": 0.5}, BOUNDS["int8"], "onnx", "training texts")
 
 
 def test_forms_that_do_not_fit_and_folders_that_are_taken_are_refused(
@@ -259,7 +261,7 @@ def test_forms_that_do_not_fit_and_folders_that_are_taken_are_refused(
         export_student(causal, "onnx", tmp_path / "out", texts, numbers="float16")
     with pytest.raises(InputError, match="is no export"):
         export_student(causal, "merged", tmp_path / "taken", texts)
-    with pytest.raises(StudentError, match="no validation texts"):
+    with pytest.raises(StudentError, match="there are no texts to compare on"):
         export_student(causal, "merged", tmp_path / "out", [])
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
     assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from common.config.training import TrainingConfig
 from common.data.store import read_records, write_records
 from common.records import Example, TrainingPair
 from common.task import TaskDefinition
+from student.runtime import read_export
 from student.train import train_student
 from workers.cli import main
 from workers.commands.export import card_facts
@@ -128,6 +129,41 @@ def test_card_facts_count_the_test_texts_this_students_training_has_seen(
 
     assert (before.seen, before.near) == (None, None)
     assert (after.seen, after.near, after.near_cosine) == (2, 5, 0.8)
+
+
+@pytest.mark.parametrize("part", ["validation", "train"])
+def test_export_names_the_part_whose_texts_it_was_compared_on(
+    run: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+) -> None:
+    shutil.copytree(run.root, tmp_path / "runs" / run.run_id)
+    monkeypatch.setenv("FINSTILL_RUNS", str(tmp_path / "runs"))
+    own, _ = open_run(tmp_path / "runs", run.run_id)
+    if part == "train":
+        write_records(own.pairs("validation", "teacher"), [], TrainingPair)
+    told = {"validation": "on 8 validation texts", "train": "on 12 training texts"}[part]
+    out = tmp_path / "out"
+
+    assert finstill("export", run.run_id, "--format", "merged", "--out", str(out)) == 0
+
+    assert f"{told} 0.00% other labels" in capsys.readouterr().out
+    assert f"Reloaded and compared with its student {told}: " in (out / "README.md").read_text()
+    record = read_export(out)
+    assert record is not None
+    assert record.part == part
+
+
+def test_the_record_of_an_export_made_before_parts_were_told_is_read(tmp_path: Path) -> None:
+    old = {"format": "merged", "numbers": "float32", "finstill": "0", "check": {"texts": 9.0}}
+    (tmp_path / "export.json").write_text(json.dumps(old))
+
+    record = read_export(tmp_path)
+
+    assert record is not None
+    assert (record.part, record.texts) == (None, "texts")
 
 
 def test_predict_computes_in_the_precision_it_is_told(

@@ -16,6 +16,7 @@ from workers.services import apply_thread_environment, settings_from_environment
 
 if TYPE_CHECKING:
     from student.model_card import ModelCardFacts
+    from student.runtime import Part
 
 FORMATS = ("hf", "merged", "ctranslate2", "onnx")
 
@@ -37,9 +38,9 @@ def export(
     """
     Write a trained student of RUN as Hugging Face weights, CTranslate2 or ONNX, with a model card.
 
-    The result is reloaded and must answer the validation texts as the student does. Takes about 4
-    bytes of RAM a weight, once: 32 GB for 8 billion; onnx up to seven times that, hf of a 4-bit
-    student less.
+    The result is reloaded and must answer the validation texts (a run without any: its first
+    training texts) as the student does. Takes about 4 bytes of RAM a weight, once: 32 GB for 8
+    billion; onnx up to seven times that, hf of a 4-bit student less.
 
     \b
     finstill export demo-1a2b3c --format merged
@@ -60,19 +61,21 @@ def export(
     manifest = read_manifest(folder)
     if push:
         require_publishable(form, manifest)
+    part, texts = _comparison_texts(run, config, system)
     record = export_student(
         folder,
         form,
         target,
-        _comparison_texts(run, config, system),
+        texts,
         numbers=numbers,
+        part=part,
         card=lambda record: render_model_card(facts, manifest, record),
         threads=settings.threads,
     )
     found = record.check
     click.echo(
         f"{target}: {record.format}, {record.numbers}, {_megabytes(target):.1f} MB; on "
-        f"{found['texts']:.0f} validation texts {found['labels']:.2%} other labels, probabilities "
+        f"{found['texts']:.0f} {record.texts} {found['labels']:.2%} other labels, probabilities "
         f"{found['probability']:.2g} apart on average."
     )
     if push:
@@ -89,15 +92,18 @@ def trained_model(run: RunDirectory, system: str) -> Path:
     return folder
 
 
-def _comparison_texts(run: RunDirectory, config: RunConfig, system: str) -> list[str]:
+def _comparison_texts(
+    run: RunDirectory, config: RunConfig, system: str
+) -> "tuple[Part | None, list[str]]":
     """The validation part; where the run set none aside, the beginning of the training part."""
     _, training = config.trained_systems[system]
-    for part, most in (("validation", None), ("train", 64)):
+    tried: tuple[tuple[Part, int | None], ...] = (("validation", None), ("train", 64))
+    for part, most in tried:
         path = run.pairs(part, training.labels)
         texts = [pair.text for pair in read_records(path, TrainingPair)] if path.exists() else []
         if texts:
-            return texts[:most]
-    return []
+            return part, texts[:most]
+    return None, []
 
 
 def card_facts(run: RunDirectory, config: RunConfig, system: str, folder: Path) -> "ModelCardFacts":
