@@ -69,6 +69,26 @@ class Predictor:
         """Whether it can write rationales: it has learnt them, and this form of it generates."""
         return self.manifest.explains and self._runtime.generates
 
+    @property
+    def silence(self) -> str | None:
+        """Why it writes no rationales and what does, in one sentence; None where it writes them."""
+        if self.explains:
+            return None
+        if self.manifest.explains:
+            return (
+                "this form of the student writes no rationales; its run does, and so does an hf or "
+                "merged export of it."
+            )
+        if self.manifest.student.architecture == "classifier":
+            return (
+                "a classifier writes no rationales; a seq2seq or causal student trained step by "
+                "step does."
+            )
+        return (
+            "this student has learnt labels only; one trained with a teacher's rationales "
+            "(training.rationale_weight above 0) writes them."
+        )
+
     def scores(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
         """(texts, labels): log-probabilities as the student gives them, not calibrated."""
         contexts = self._runtime.encoder.text_contexts(texts)

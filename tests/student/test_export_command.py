@@ -208,7 +208,10 @@ def test_predict_runs_from_an_int8_export(
     capsys.readouterr()
     assert finstill("predict", str(out), "Sales rose.", "--json", "--rationale") == 0
 
-    answer = json.loads(capsys.readouterr().out)
+    told, noted = capsys.readouterr()
+    answer = json.loads(told)
+    assert ("its run does, and so does an hf or merged export" in noted) == (form == "onnx")
+    assert noted.count("\n") == (form == "onnx")
     assert sum(answer["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
     assert (answer["rationale"] is None) == (form == "onnx")
     assert finstill("predict", str(out), "Sales rose.", "--precision", "bf16") == 2
@@ -216,6 +219,53 @@ def test_predict_runs_from_an_int8_export(
     assert "--precision bf16" in error
     assert "an export that computes in int8" in error
     assert error.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"training": {"rationale_weight": 0}}, "this student has learnt labels only; one trained"),
+        ({"training": {"labels": "gold"}}, "this student has learnt labels only; one trained with"),
+        ({"summary": {"rationales": 0}}, "this student has learnt labels only; one trained with a"),
+        ({}, ""),
+    ],
+)
+def test_predict_says_why_a_student_gives_no_reason(
+    run: RunDirectory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, dict[str, object]],
+    why: str,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(run.system("student") / "model", folder)
+    tree = json.loads((folder / "manifest.json").read_text())
+    tree |= {part: {**tree[part], **values} for part, values in change.items()}
+    (folder / "manifest.json").write_text(json.dumps(tree))
+
+    for option in ("--rationale", "--no-rationale"):
+        assert finstill("predict", str(folder), "Sales rose.", option) == 0
+        noted = capsys.readouterr().err
+        assert noted.count("\n") == (bool(why) and option == "--rationale")
+        assert option == "--no-rationale" or why in noted
+
+
+def test_predict_says_that_a_classifier_gives_no_reason(
+    task: TaskDefinition,
+    tiny: Callable[..., StudentConfig],
+    make_pairs: Callable[[int], list[TrainingPair]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train_student(
+        student=tiny("classifier", "bert"), task=task, train=make_pairs(8), validation=[],
+        training=TrainingConfig(max_steps=1, batch_size=8, evaluations=0, seed=3),
+        folder=tmp_path, threads=1,
+    )  # fmt: skip
+
+    assert finstill("predict", str(tmp_path / "model"), "Sales rose.", "--rationale") == 0
+
+    assert "a classifier writes no rationales; a seq2seq or causal" in capsys.readouterr().err
 
 
 def test_an_adapter_on_a_local_base_is_refused_before_anything_is_pushed(

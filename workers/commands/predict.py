@@ -66,6 +66,8 @@ def predict(
         folder, precision=precision or "as-trained", threads=settings.threads
     )
     (scored,) = predictor.predict([text], rationales=rationale)
+    if rationale and predictor.silence:
+        click.echo(f"finstill: no rationale: {predictor.silence}", err=True)
     if as_json:
         answer = {"label": scored.label, "probabilities": scored.probabilities}
         click.echo(json.dumps({**answer, "rationale": scored.rationale}, ensure_ascii=False))
