@@ -53,6 +53,19 @@ def test_help_and_the_command_line_need_no_torch_celery_or_datasets() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("module", ["workers", "workers.cli"])
+def test_the_modules_run_as_the_command(module: str) -> None:
+    command = [sys.executable, "-m", module]
+
+    version = subprocess.run([*command, "--version"], cwd=PROJECT_ROOT, capture_output=True)
+    wrong = subprocess.run([*command, "rnu"], cwd=PROJECT_ROOT, capture_output=True)
+
+    assert version.returncode == 0
+    assert version.stdout.startswith(b"finstill, version ")
+    assert wrong.returncode == 2
+    assert b"did you mean 'run'?" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
