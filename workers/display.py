@@ -62,7 +62,8 @@ class _Bars:
             if stage.name not in self._ids:
                 self._ids[stage.name] = self.progress.add_task(stage.title, mark="", note="")
             total = stage.total or 1
-            done = total if stage.state is State.DONE else stage.done
+            # Done before anybody counted; a training that was stopped early has not done all.
+            done = 1 if stage.state is State.DONE and not stage.total else stage.done
             self.progress.update(
                 self._ids[stage.name],
                 total=total,

@@ -269,8 +269,8 @@ def _finish(desk: Desk, run: RunDirectory, config: JobConfig, stage: Stage) -> N
     desk.fetch(run.run_id)
     record = desk.jobs.stage(run.run_id, stage.name)
     if record and record.state is not State.DONE:
-        whole = max(record.total, record.done)
-        _record(desk, run.run_id, stage, state=State.DONE, done=whole, finished_at=time.time())
+        done, now = record.whole, time.time()
+        _record(desk, run.run_id, stage, state=State.DONE, done=done, finished_at=now)
     advance(desk, run, config)
 
 

@@ -25,6 +25,7 @@ class State(StrEnum):
 
 ENDED = {State.DONE, State.FAILED, State.CANCELLED, State.PAUSED}
 WAITS = "waits"  # the figure that says what a queued stage waits for
+STEPS = "steps"  # the unit of a training, which may end before the last that was planned
 NOTE = "note"  # the one that is a sentence
 REASONS = (WAITS, NOTE)  # those that say why a stage which came back to the queue did
 # of a labelling stage's counters, what stands beside its bar
@@ -65,6 +66,11 @@ class StageRecord(Record):
             return 1 / float(seconds)
         passed = time.time() - (self.started_at or 0)
         return self.done / passed if passed > 1 else None
+
+    @property
+    def whole(self) -> int:
+        """What it has done when it has ended well: all, but of a training the steps it made."""
+        return self.done if self.unit == STEPS else max(self.done, self.total)
 
 
 class Job(Record):

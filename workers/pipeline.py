@@ -60,7 +60,7 @@ class LocalRun:
             raise
         seconds = time.time() - begun
         self.run.mark_done(stage.name, made_from, seconds)
-        whole = self._records[stage.name].total
+        whole = self._records[stage.name].whole
         self._update(stage, state=State.DONE, done=whole, finished_at=time.time())
 
     def _context(self, stage: Stage) -> StageContext:

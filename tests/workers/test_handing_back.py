@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 
 from common.config import RunConfig, load_config
 from common.task import CONFIGS
 from student import alone
 from student.alone import alone_in
 from workers.desk import Desk
-from workers.display import note
+from workers.display import JobDisplay, note
 from workers.execution import execute
 from workers.graph import Stage
 from workers.job_records import StageRecord, State
 from workers.jobs import Jobs
 from workers.orphans import Parent
 from workers.pipeline import LocalRun
-from workers.run_directory import RunDirectory
+from workers.run_directory import RunDirectory, read_json
 from workers.services import Settings, settings_from_environment
 from workers.submitting import submit
 
@@ -101,6 +102,50 @@ def config() -> RunConfig:
 @pytest.fixture
 def place(settings: Settings, client: redis.Redis, config: RunConfig) -> Workplace:
     return Workplace(settings, client, config)
+
+
+STOPPED_EARLY = ["training.evaluations=6", "training.patience=1", "training.min_improvement=9"]
+
+
+def test_a_training_stopped_early_is_recorded_with_the_steps_it_made(
+    settings: Settings, client: redis.Redis
+) -> None:
+    config = load_config(CONFIGS / "demo.yaml", [*SMALL, *STOPPED_EARLY])
+    place = Workplace(settings, client, config.model_copy(update={"baselines": {}}))
+
+    record = place.deliver()
+
+    summary = read_json(place.run.training_summary("student"))
+    assert summary["stopped_early"]
+    assert (record.state, record.done, record.total) == (State.DONE, 2, 6)
+    assert "eta_seconds" not in record.info
+    assert record.info["note"] == f"stopped early, best at step {summary['best_step']}"
+    assert "s left" not in note(record)
+
+
+def test_a_run_alone_tells_the_steps_of_a_training_stopped_early_and_all_of_one_that_was_not(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {}
+    for name, changes in (("early", STOPPED_EARLY), ("whole", [])):
+        config = load_config(CONFIGS / "demo.yaml", [*SMALL, *changes])
+        alone = LocalRun(
+            settings,
+            config.model_copy(update={"baselines": {}}),
+            "train",
+            lambda job: told.update({name: job}),  # noqa: B023
+        )
+        alone.execute()
+
+    stages = {name: next(s for s in job.stages if s.name == TRAIN) for name, job in told.items()}
+    assert {name: (s.done, s.total) for name, s in stages.items()} == {
+        "early": (2, 6),
+        "whole": (6, 6),
+    }
+    assert not [s for s in stages.values() if "eta_seconds" in s.info]
+    with JobDisplay(Console(force_terminal=True, width=120)) as display:
+        display(told["early"])
+    assert "2/6" in capsys.readouterr().out
 
 
 def test_a_worker_left_alone_hands_its_training_back_and_the_next_goes_on_from_there(

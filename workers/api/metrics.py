@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from workers.api.state import Services
 from workers.api.survey import Totals, queue_depths, teachers, totals, workers
-from workers.job_records import Job, State
+from workers.job_records import STEPS, Job, State
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
@@ -87,7 +87,7 @@ def _trainings(jobs: list[Job]) -> Iterator[Metric]:
     )
     for job in jobs:
         for stage in job.stages:
-            if stage.state is State.RUNNING and stage.unit == "steps" and "seconds" in stage.info:
+            if stage.state is State.RUNNING and stage.unit == STEPS and "seconds" in stage.info:
                 seconds.add_metric([job.id, stage.name], float(stage.info["seconds"]))
     yield seconds
 

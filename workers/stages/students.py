@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.config.run import MajorityBaseline, TfidfBaseline, TrainedBaseline
 from common.config.student import TINY
@@ -11,9 +11,13 @@ from common.errors import JobCancelled
 from common.evaluation.evaluate import evaluate_system
 from common.evaluation.explained import explained_ids
 from common.records import Example, Prediction, SystemCard, TrainingPair
+from workers.job_records import NOTE, STEPS
 from workers.live_curve import LiveCurve
 from workers.run_directory import read_json, write_json
 from workers.stages.context import StageContext
+
+if TYPE_CHECKING:
+    from student.progress import TrainingSummary
 
 
 def train_system(context: StageContext, name: str) -> None:
@@ -28,15 +32,17 @@ def train_system(context: StageContext, name: str) -> None:
     student, training = context.config.trained_systems[name]
     curve = LiveCurve(context.run.live_curve(name))
     written = _checkpoints(context, name)
+    shown: dict[str, Any] = {}
+    planned = 0
 
     def progress(now: TrainingProgress) -> None:
+        nonlocal written, shown, planned
         curve.add(now)
         seconds = now.elapsed_seconds / max(1, now.step)
         eta = now.eta_seconds
-        shown: dict[str, Any] = {"loss": now.loss, "eta_seconds": eta, "seconds": seconds}
-        shown |= {"note": "; ".join(now.notes)} if now.notes else {}
-        context.report(now.step, now.total_steps, "steps", shown)
-        nonlocal written
+        planned, shown = now.total_steps, {"loss": now.loss, "eta_seconds": eta, "seconds": seconds}
+        shown |= {NOTE: "; ".join(now.notes)} if now.notes else {}
+        context.report(now.step, planned, STEPS, shown)
         if (newer := _checkpoints(context, name)) != written:
             written = newer
             context.checkpoint_written(name)
@@ -57,6 +63,15 @@ def train_system(context: StageContext, name: str) -> None:
         raise
     write_json(context.run.training_summary(name), summary.model_dump(mode="json"))
     curve.end()
+    context.report(summary.steps, max(planned, summary.steps), STEPS, _ended(shown, summary))
+
+
+def _ended(shown: dict[str, Any], summary: "TrainingSummary") -> dict[str, Any]:
+    """The last figures of a training that has ended: no time is left, whatever was planned."""
+    early = [f"stopped early, best at step {summary.best_step}"] if summary.stopped_early else []
+    notes = "; ".join([*summary.notes, *early])
+    figures = {name: value for name, value in shown.items() if name not in ("eta_seconds", NOTE)}
+    return {**figures, **({NOTE: notes} if notes else {})}
 
 
 def _checkpoints(context: StageContext, name: str) -> set[str]:
