@@ -138,9 +138,12 @@ def test_five_kill_9_of_the_training_worker_at_random_leave_the_same_weights(
 
 
 def test_cancelling_stops_at_a_safe_point_and_resuming_finishes(
-    settings: Settings, workers: Workers
+    settings: Settings, workers: Workers, tmp_path: Path
 ) -> None:
-    config = quick_config("training.max_steps=400")
+    # The only checkpoint before the end is the one that cancelling writes.
+    rare = ["training.checkpoint_every_steps=1000", "training.evaluations=1"]
+    config = quick_config("training.max_steps=120", *rare)
+    undisturbed = done_alone(config, settings, tmp_path, "train")
     workers.start("label")
     workers.start("train,evaluate")
     client = Client(settings)
@@ -151,14 +154,22 @@ def test_cancelling_stops_at_a_safe_point_and_resuming_finishes(
     client.jobs.cancel(run.run_id)
     job = ended(client, run.run_id)
 
+    at = training_step(client, run.run_id)
+    kept = [path.name for path in run.checkpoints("student").glob("checkpoint-*")]
+
     assert job.state is State.CANCELLED
+    assert 3 <= at < 120
+    assert kept == [f"checkpoint-{at}"]
     assert not (run.system("student") / "model").exists()
 
-    at = training_step(client, run.run_id)
     client.submit(config, "train")
-    wait_until(lambda: training_step(client, run.run_id) > at, "the training goes on")
-    client.jobs.cancel(run.run_id)
-    assert ended(client, run.run_id).state is State.CANCELLED
+    resumed = ended(client, run.run_id)
+
+    assert resumed.state is State.DONE, resumed.fault
+    assert (
+        f"resuming student from checkpoint-{at}" in (tmp_path / "train,evaluate-1.log").read_text()
+    )
+    assert weights(run.root) == weights(undisturbed.run.root)
     client.close()
 
 
