@@ -102,6 +102,7 @@ def add_lora(
         exclude_modules=rf".*\b({'|'.join(sorted(whole))})\b.*" if whole else None,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),  # GPT-2's layers
     )
+    whole_in_float32(model, whole)
     try:
         with outdated_calls_forgiven():
             return get_peft_model(model, config)
@@ -111,6 +112,18 @@ def add_lora(
             f"({type(error).__name__}: {first_line(error)}); expected the names of linear layers, "
             "or all-linear."
         ) from error
+
+
+def whole_in_float32(model: Any, names: Collection[str]) -> None:
+    """
+    Hold the parts that are trained whole beside adapters in float32, as those are.
+
+    In bfloat16 an update of less than 1/256 of a weight is lost: at a rate of 2e-5 two thirds of a
+    head's weights never moved.
+    """
+    for name, part in model.named_modules():
+        if _last(name) in names:
+            part.float()
 
 
 def _targets(model: Any, lora: LoraSection) -> dict[str, tuple[int, int]]:

@@ -71,9 +71,13 @@ def _adapted(folder: Path, manifest: Manifest, plan: Plan) -> Any:
 
 def read_adapter(model: Any, folder: Path, base: str) -> Any:
     """The adapter in `folder` on the model of `base`. Raises StudentError."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
+
+    from student.models.adapters import whole_in_float32
 
     try:
+        # Else what was trained in float32 would be rounded to the base's type while it is read.
+        whole_in_float32(model, PeftConfig.from_pretrained(str(folder)).modules_to_save or ())
         with outdated_calls_forgiven():
             return PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

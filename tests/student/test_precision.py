@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from common.config import RunConfig
 from common.config.student import StudentConfig
@@ -17,6 +18,7 @@ from common.task import TaskDefinition
 from student.checkpoint import read_manifest
 from student.export.export import export_student
 from student.models.load import Plan, load_student
+from student.models.scores import name_in_base
 from student.predict import Predictor
 from student.runtime import Precision, TorchRuntime, open_runtime
 from student.train import train_student
@@ -36,6 +38,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "t5": ("seq2seq", "t5", {}),
     "classifier": ("classifier", "bert", {}),
     "t5-classifier": ("classifier", "t5", {}),
+    "llama-classifier": ("classifier", "llama", {}),
 }
 LANGUAGE_MODELS = ("llama", "llama-nf4", "t5")
 ADAPTERS = (*LANGUAGE_MODELS, "classifier")
@@ -98,6 +101,31 @@ def test_best_accuracy_and_loss_in_the_history_are_those_of_the_finished_adapter
         "accuracy": float((scores.argmax(-1) == gold).float().mean()),
         "label_loss": pytest.approx(float(-scores.gather(1, gold[:, None]).mean()), abs=1e-6),
     }
+
+
+@pytest.mark.parametrize("kind", ["classifier", "t5-classifier", "llama-classifier"])
+def test_a_head_trained_whole_beside_adapters_is_held_and_kept_in_float32(
+    student: Callable[[str], Path], task: TaskDefinition, kind: str
+) -> None:
+    folder = student(kind)
+    plan = Plan(compute=torch.bfloat16)
+    trained = load_student(read_manifest(folder).student, task, str(folder / "base"), plan).module
+    learns = {p.dtype for p in trained.parameters() if p.requires_grad}
+    assert learns == {torch.float32}
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    heads = {n: t for n, t in saved.items() if "lora_" not in n}
+    assert heads
+    assert any(not torch.equal(t, t.bfloat16().float()) for t in heads.values())
+    precisions: tuple[Precision, ...] = ("float32", "as-trained", "bf16")
+    for precision in precisions:
+        module = module_of(folder, precision)
+        held = {name_in_base(n): p for n, p in module.named_parameters()}
+        for name, wanted in heads.items():
+            found = held[f"model.{name_in_base(name)}"]
+            kept = wanted.bfloat16() if precision == "bf16" else wanted
+            assert found.dtype == kept.dtype
+            assert torch.equal(found, kept)
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
