@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from common.config.student import StudentConfig
@@ -47,16 +45,8 @@ def _grow(model: Any, rows: int) -> None:
     if model.config.model_type != "encoder-decoder":
         model.resize_token_embeddings(rows)
         return
-    # transformers leaves it to us to resize a model made of two, and in each leaves the bias behind
-    # that RoBERTa's and BERT's heads hold beside the matrix and tie to it.
-    model.encoder.resize_token_embeddings(rows)
+    model.encoder.resize_token_embeddings(rows)  # transformers leaves both parts to the caller
     model.decoder.resize_token_embeddings(rows)
-    for part in model.decoder.modules():
-        bias = dict(part.named_parameters(recurse=False)).get("bias")
-        if isinstance(getattr(part, "decoder", None), nn.Linear) and bias is not None:
-            usual = bias.detach().mean().expand(rows - len(bias))
-            part.bias = nn.Parameter(torch.cat([bias.detach(), usual]))
-    model.decoder.tie_weights()
 
 
 def _decoder_start(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -45,6 +45,7 @@ def random_model(kind: str, settings: dict[str, Any], dtype: torch.dtype = torch
     torch.manual_seed(0)
     ids = {"vocab_size": 500, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
     config = AutoConfig.for_model(kind, **{**ids, **settings})
+    config._attn_implementation = "sdpa" if kind == "mixtral" else "eager"
     loader: Any = AutoModelForCausalLM
     model = loader.from_config(config, dtype=dtype)
     for parameter in model.parameters():
@@ -117,7 +118,7 @@ def test_such_a_family_is_found_out_without_being_known(
     ("kind", "settings"),
     [
         ("mistral", BASE),
-        ("mixtral", {**BASE, "num_local_experts": 4, "num_hidden_layers": 8}),
+        ("mixtral", {**BASE, "num_local_experts": 8, "num_hidden_layers": 24}),
         ("falcon", {**FALCON, "alibi": False}),
         ("granitemoehybrid", {**HYBRID, "layer_types": ["attention", "attention"]}),
     ],
@@ -161,6 +162,14 @@ def test_the_check_leaves_no_trace() -> None:
     model = random_model("mistral", {**BASE, "attention_dropout": 0.5}).train()
     model.model.layers[0].eval()
     modes = [part.training for part in model.modules()]
+    seen = []
+
+    def watch(part: torch.nn.Module, *_: Any) -> None:
+        seen.append(part.training)
+        torch.rand(1)
+
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(watch)
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
@@ -168,6 +177,8 @@ def test_the_check_leaves_no_trace() -> None:
     require_isolated_branches("m", model)
 
     assert torch.equal(torch.rand(3), expected)
+    assert seen
+    assert not any(seen)
     assert [part.training for part in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
     assert not model.lm_head._forward_pre_hooks

@@ -81,6 +81,10 @@ def test_a_vocabulary_without_reserved_tokens_grows_on_both_sides(
     tables = (core.encoder.get_input_embeddings(), core.decoder.get_input_embeddings(), head)
     assert [len(table.weight) for table in tables] == [rows] * 3
     assert head.weight is core.decoder.get_input_embeddings().weight
+    loader: Any = AutoModelForMaskedLM
+    before = loader.from_pretrained(folder).get_output_embeddings()
+    assert torch.equal(head.weight[:-2], before.weight)
+    assert torch.equal(head.bias[:-2], before.bias)
     assert (loaded.tokens.predict, loaded.tokens.explain) == (rows - 2, rows - 1)
     assert [part.vocab_size for part in (core.config.encoder, core.config.decoder)] == [rows] * 2
 
