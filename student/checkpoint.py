@@ -221,11 +221,17 @@ def _damage(checkpoint: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{FILES} cannot be read: {type(error).__name__}"
     for name, size in wanted.items():
-        path = checkpoint / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            return f"{name} has {found} bytes, expected {size}" if found else f"{name} is missing"
+        if fault := size_fault(checkpoint / name, size):
+            return f"{name} {fault}"
     return None
+
+
+def size_fault(path: Path, expected: int | None) -> str | None:
+    """Half a sentence on a file that is missing or has other than `expected` bytes (None: any)."""
+    if not path.is_file():
+        return "is missing"
+    found = path.stat().st_size
+    return None if expected in (None, found) else f"has {found} bytes, expected {expected}"
 
 
 def prune(folder: Path, keep_steps: Iterable[int | None]) -> None:

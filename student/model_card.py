@@ -212,8 +212,7 @@ def _licence(facts: ModelCardFacts, manifest: Manifest) -> Iterator[str]:
         told = "look it up before you distribute this" if known == UNKNOWN_LICENCE else told
         yield f"- Base weights: {public_name(student.model)}: {told}."
     unknown = f"no licence of {facts.data} is known here: look it up before you distribute this."
-    for licence in facts.licences or [unknown]:
-        yield f"- Data: {licence.removeprefix('Texts: ')}"
+    yield from (f"- Data: {licence}" for licence in facts.licences or [unknown])
     if manifest.training.labels == "teacher":
         yield "- The terms of the teachers above bind the use of a model trained on their answers."
     yield "- All of these hold at once: the licence of the base weights alone is not enough."

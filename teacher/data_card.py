@@ -179,7 +179,7 @@ def _tail(facts: CardFacts) -> Iterator[str]:
     yield from _table(columns, (_origin_row(origin) for origin in facts.origins))
     yield from ("", "## Licence and terms", "")
     for licence in facts.licences or [f"{facts.data}: the licence of the source applies."]:
-        yield f"- Texts: {licence.removeprefix('Texts: ')}"
+        yield f"- Texts: {licence}"
     for origin in facts.origins:
         yield f"- {origin.teacher}: {terms_line([origin.teacher, *origin.models])}"
 

@@ -196,7 +196,7 @@ def _card_facts(
         task=task.title,
         data=str(config.data.name or split.get("source") or config.data.kind),
         data_fingerprint=str(split.get("fingerprint", "")),
-        licences=config.data.licences,
+        licences=config.data.bare_licences,
         collected=datetime.datetime.now(datetime.UTC).date(),
         counts={part: dict(sorted(counts.items())) for part, counts in counted.labels.items()},
         kept=counted.kept,

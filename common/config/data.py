@@ -122,6 +122,11 @@ class DataBase(Section):
         """Under what the texts are: `licence`, else that of a source known here, else nothing."""
         return [told] if (told := self.licence or self._known_licence()) else []
 
+    @property
+    def bare_licences(self) -> list[str]:
+        """The same for a card, whose own heading says that they are of the texts."""
+        return [licence.removeprefix("Texts: ") for licence in self.licences]
+
     def _known_licence(self) -> str | None:
         return None
 

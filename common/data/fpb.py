@@ -16,7 +16,6 @@ from common.data.files import check_file, jsonl_cells
 from common.data.rows import Origin, Row, rows_of
 from common.errors import InputError
 
-HUB_REPOSITORY = FPB_REPOSITORY
 HUB_FILE = "data/FinancialPhraseBank-v1.0.zip"  # `datasets` >= 4 runs no loading script
 FILES = {
     50: "Sentences_50Agree.txt",
@@ -45,10 +44,10 @@ def download() -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(HUB_REPOSITORY, HUB_FILE, repo_type="dataset"))
+        return Path(hf_hub_download(FPB_REPOSITORY, HUB_FILE, repo_type="dataset"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the Financial PhraseBank could not be fetched from the hub ({HUB_REPOSITORY}: "
+            f"the Financial PhraseBank could not be fetched from the hub ({FPB_REPOSITORY}: "
             f"{str(error).strip().splitlines()[0]}); download FinancialPhraseBank-v1.0.zip "
             "elsewhere and set data.path to it."
         ) from error

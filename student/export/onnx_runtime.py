@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.errors import MissingDependency, StudentError
-from student.checkpoint import Manifest
+from student.checkpoint import Manifest, size_fault
 from student.encoding import Encoder, known_tokens
 from student.export.damage import damaged
 from student.generation import Opening
@@ -86,10 +86,8 @@ def open_session(path: Path, threads: int) -> Any:
 
 def _require_exact(path: Path, size: str | None) -> None:
     """Without it a folder would answer, until the first text whose label int8 leaves in doubt."""
-    found = path.stat().st_size if path.is_file() else None
-    if found is None or (size and found != int(size)):
-        told = "it is missing" if found is None else f"it has {found} bytes, expected {size}"
-        raise damaged(path, told)
+    if fault := size_fault(path, int(size) if size else None):
+        raise damaged(path, f"it {fault}")
 
 
 def label_scores(session: Any, encoder: Encoder, contexts: Contexts, batch_size: int) -> Tensor:

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from common.config.data import Columns, FileData, FpbData, HubData, RandomSplit, TestOnly
-from common.data.fpb import FILES, HUB_FILE, HUB_REPOSITORY
+from common.config.data import (
+    FPB_REPOSITORY,
+    Columns,
+    FileData,
+    FpbData,
+    HubData,
+    RandomSplit,
+    TestOnly,
+)
+from common.data.fpb import FILES, HUB_FILE
 from common.data.prepare import prepare
 from common.data.report import SplitReport
 from common.data.store import read_records
@@ -158,7 +166,7 @@ def test_without_a_path_the_zip_comes_from_the_hub(
 ) -> None:
     """The hub is doubled by a filled local cache: what the hub client itself reads offline."""
     cache = tmp_path / "hub"
-    repository = cache / f"datasets--{HUB_REPOSITORY.replace('/', '--')}"
+    repository = cache / f"datasets--{FPB_REPOSITORY.replace('/', '--')}"
     revision = "0123456789abcdef0123456789abcdef01234567"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(revision)

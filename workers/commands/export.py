@@ -124,7 +124,7 @@ def card_facts(run: RunDirectory, config: RunConfig, system: str, folder: Path) 
         data_fingerprint=str(split.get("fingerprint", "")),
         training_examples=_rows(pairs),
         teachers=list(summary.get("terms") or []) if taught else [],
-        licences=config.data.licences,
+        licences=config.data.bare_licences,
         must_begin_with=_must_begin_with(config, student.model, summary if taught else {}),
         report=_report(run, system),
         seen=_test_texts_seen(run, training.labels),
